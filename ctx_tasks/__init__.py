@@ -1,0 +1,1 @@
+"""What is measured, and what the results say. Nothing here imports torch."""

@@ -1,0 +1,1 @@
+"""From raw conversations to a tuned model that keeps its context awareness."""
