@@ -1,0 +1,570 @@
+"""The one attention function: a bias per key, and the attention mass on each segment.
+
+Registered with transformers' `AttentionInterface`, so every model family that uses the interface
+is reached. Two things are added to `softmax(q k^T) v`, neither of which needs a T x T matrix:
+
+* **Key bias.** A key outside the user's tokens gets `b_h` (= log alpha) added to its logit in head
+  h. In a prefill the bias rides in extra channels, `[q, b_h / scale] . [k, outside]`, so the kernel
+  still runs with `is_causal` and without a mask; padding is one more channel with a large negative
+  value. A decode step has one query row and takes the bias as a plain mask row.
+* **Segment mass.** `softmax(q k^T) @ 1[key in segment]`: the indicator columns ride beside the
+  values in the same pass.
+
+Soft-capped logits, attention sinks, sliding windows shorter than the text and prefills on top of a
+cache have no kernel that takes them; they run exactly, in blocks of query rows (`_blockwise`).
+The naive version that judges this file is `reference.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from ctx_tasks.errors import UserError
+
+from .spans import Segment
+
+NAME = "ctx"
+# Logit of a padded key before the softmax: exp(-32768) is 0 in every dtype, and it fits float16.
+_PADDED = -32768.0
+# Flash kernels take heads of up to 256 channels, in multiples of 8.
+_MAX_WIDTH = 256
+# Entries of a block of attention weights in `_blockwise`: 64 MiB in float32.
+_BLOCK_ENTRIES = 2**24
+
+
+@dataclass
+class MassRequest:
+    """Segment mass asked of some layers, and where it is collected."""
+
+    layers: frozenset[int]
+    segments: torch.Tensor  # int [batch, tokens]
+    last_tokens: int | None = None  # only these many last query rows
+    found: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+class EnoughLayers(Exception):
+    """Ends a forward pass once the last requested layer has been measured."""
+
+
+@dataclass
+class _Keys:
+    """Flags of the keys one attention call sees, each bool [batch, keys]."""
+
+    outside: torch.Tensor | None
+    padded: torch.Tensor | None
+
+
+class Control:
+    """What the attention function does to one model while it is controlled.
+
+    Args:
+        user_mask: bool [prompts, prompt tokens], True on the tokens that keep their weight; None
+            for no bias.
+        biases: layer index -> logit bias of every head, [heads]; layers not named have none.
+        bias_generated: whether tokens after the prompt are biased too.
+    """
+
+    def __init__(
+        self,
+        user_mask: torch.Tensor | None = None,
+        biases: dict[int, torch.Tensor] | None = None,
+        bias_generated: bool = True,
+    ) -> None:
+        self.user_mask = user_mask
+        self.biases = biases or {}
+        self.bias_generated = bias_generated
+        self.mass: MassRequest | None = None
+        self.paths: set[str] = set()
+        self._total: int | None = None
+        self._padding: torch.Tensor | None = None
+        self._cached: dict[tuple[int, int, torch.device], _Keys] = {}
+
+    def start_forward(self, total: int, past: int, padding_mask: torch.Tensor | None) -> None:
+        """Note the sequence length of the forward pass that begins (cached tokens included)."""
+        prompt = 0 if self.user_mask is None else self.user_mask.shape[1]
+        if past == 0 and total < prompt:
+            raise UserError(
+                f"user_mask has {prompt} tokens but the model got {total}; "
+                "pass a mask aligned with input_ids, padding included."
+            )
+        if padding_mask is not None and padding_mask.shape[1] != total:
+            raise UserError(
+                f"attention_mask has {padding_mask.shape[1]} columns for {total} tokens (prompt "
+                "tuning or a static cache?); steering needs one column a token."
+            )
+        self._total = total
+        self._padding = None if padding_mask is None or padding_mask.all() else ~padding_mask
+        self._cached = {}
+
+    def keys(self, batch: int, count: int, device: torch.device) -> _Keys:
+        """Flags of the last `count` keys (a sliding cache holds no earlier ones)."""
+        if self._total is None:
+            raise UserError(
+                "The model was called with a 4-dimensional attention_mask; pass the "
+                "2-dimensional one [batch, tokens] when steering or measuring attention."
+            )
+        if (batch, count, device) not in self._cached:
+            self._cached[batch, count, device] = _Keys(
+                self._outside(batch, count, device), self._padded(count, device)
+            )
+        return self._cached[batch, count, device]
+
+    def _outside(self, batch: int, count: int, device: torch.device) -> torch.Tensor | None:
+        if self.user_mask is None:
+            return None
+        assert self._total is not None
+        prompts, prompt = self.user_mask.shape
+        if batch % prompts:
+            raise UserError(
+                f"user_mask has {prompts} rows but the batch has {batch}; pass one row a prompt "
+                "(beams and return sequences are repeated from it)."
+            )
+        generated = self.user_mask.new_full((prompts, self._total - prompt), self.bias_generated)
+        outside = torch.cat([~self.user_mask, generated], dim=1).repeat_interleave(
+            batch // prompts, dim=0
+        )
+        return outside[:, self._total - count :].to(device)
+
+    def _padded(self, count: int, device: torch.device) -> torch.Tensor | None:
+        return None if self._padding is None else self._padding[:, -count:].to(device)
+
+
+# The control of each controlled model, by the identity of the configs its attention modules hold.
+_CONTROLS: dict[int, Control] = {}
+
+
+def active_control(model: PreTrainedModel) -> Control | None:
+    """The control of `model`, if it is being steered or measured right now."""
+    return _CONTROLS.get(id(model.config.get_text_config()))
+
+
+@contextmanager
+def controlled(model: PreTrainedModel, control: Control) -> Iterator[Control]:
+    """Run `model` through `ctx_attention` under `control`; restore it on exit.
+
+    Raises:
+        UserError: the model cannot be reached through the attention interface.
+        RuntimeError: the model is controlled already (nested or concurrent use).
+    """
+    require_softmax_attention(model)
+    held = [model.config, *(getattr(part, "config", None) for part in model.modules())]
+    configs = {id(config): config for config in held if isinstance(config, PreTrainedConfig)}
+    if any(key in _CONTROLS for key in configs):
+        raise RuntimeError("This model is being steered already; leave that context first.")
+    before = {key: config._attn_implementation_internal for key, config in configs.items()}
+    _CONTROLS.update(dict.fromkeys(configs, control))
+    try:
+        model.set_attn_implementation(NAME)
+        yield control
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation_internal = before[key]
+            del _CONTROLS[key]
+
+
+def require_softmax_attention(model: PreTrainedModel) -> None:
+    """Raise UserError, by name, for a model whose attention this file cannot reach."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or []) - {
+        "full_attention",
+        "sliding_attention",
+        "chunked_attention",
+    }
+    reason = None
+    if model.config.is_encoder_decoder:
+        reason = "it is an encoder-decoder model"
+    elif kinds or model._is_stateful:
+        reason = f"it has layers without softmax attention ({', '.join(sorted(kinds)) or 'state'})"
+    elif not model._can_set_attn_implementation():
+        reason = "its code does not use transformers' AttentionInterface"
+    elif any(part.is_prompt_learning for part in getattr(model, "peft_config", {}).values()):
+        reason = "its adapter prepends virtual tokens (prompt learning)"
+    if reason:
+        raise UserError(
+            f"Attention of {type(model).__name__} ({config.model_type}) cannot be steered or "
+            f"measured because {reason}; use alpha=1 or a decoder whose layers all have attention."
+        )
+
+
+def ctx_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    attention_mask: torch.Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    config: Any = None,
+    **kwargs: Any,
+) -> torch.Tensor | None:
+    """Tell the control how long the text is; build a mask only where keys cannot say it all.
+
+    Returns:
+        None for causal attention; bool [1, 1, 1, keys] for a causal sliding window shorter than
+        the text, which `ctx_attention` applies block by block; otherwise transformers' own bool
+        [batch, 1, queries, keys].
+    """
+    control = _CONTROLS[id(config)]
+    total = int(q_offset) + q_length
+    if kv_offset + kv_length > total:
+        raise UserError(
+            "cache_implementation='static' cannot be steered: its keys outnumber the tokens; "
+            "use the default dynamic cache."
+        )
+    control.start_forward(total, int(q_offset), attention_mask)
+    causal = allow_is_causal_skip and q_length in (1, kv_length)
+    if causal and (local_size is None or kv_length <= local_size):
+        return None
+    chunked = "chunked_attention" in (getattr(config, "layer_types", None) or [])
+    if causal and q_length == kv_length and not chunked:
+        return torch.ones(1, 1, 1, kv_length, dtype=torch.bool, device=kwargs.get("device"))
+    return sdpa_mask(
+        batch_size=batch_size,
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=q_offset,
+        kv_offset=kv_offset,
+        attention_mask=attention_mask,
+        local_size=local_size,
+        allow_is_causal_skip=False,
+        **kwargs,
+    )
+
+
+def ctx_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention with the running control's key bias and mass request.
+
+    Args:
+        query: [batch, heads, queries, width]; key: [batch, key heads, keys, width];
+        value: [batch, key heads, keys, value width]; scaling: defaults to width ** -0.5;
+        softcap: logits become `softcap * tanh(logits / softcap)`; s_aux: sink logits [heads].
+
+    Returns:
+        [batch, queries, heads, value width], and None in place of the weights.
+    """
+    control = _CONTROLS[id(module.config)]
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    call = _Call(
+        query,
+        key,
+        value,
+        control.keys(query.shape[0], key.shape[2], query.device),
+        control.biases.get(layer),
+        attention_mask,
+        query.shape[-1] ** -0.5 if scaling is None else scaling,
+        softcap,
+        sliding_window,
+        s_aux,
+    )
+    if control.mass is not None and layer in control.mass.layers:
+        output = _measure(call, control.mass, layer)
+    else:
+        output = _run(call, control.paths)
+    return output.transpose(1, 2).contiguous(), None
+
+
+@dataclass
+class _Call:
+    """The inputs of one attention call, shapes as in `ctx_attention`."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    keys: _Keys
+    bias: torch.Tensor | None
+    mask: torch.Tensor | None
+    scaling: float
+    softcap: float | None
+    window: int | None
+    sinks: torch.Tensor | None
+
+    @property
+    def groups(self) -> int:
+        """Query heads for each key head."""
+        return self.query.shape[1] // self.key.shape[1]
+
+    def head_bias(self) -> torch.Tensor | None:
+        """The bias as float32 [1, heads, 1, 1], or None where no key is outside."""
+        if self.bias is None or self.keys.outside is None:
+            return None
+        return self.bias.to(self.query.device, torch.float32).view(1, -1, 1, 1)
+
+
+def _run(call: _Call, paths: set[str]) -> torch.Tensor:
+    """The attention output [batch, heads, queries, value width], by the fastest exact path."""
+    queries, keys = call.query.shape[2], call.key.shape[2]
+    width = _extended_width(call)
+    if call.softcap or call.sinks is not None or (call.mask is not None and queries > 1):
+        path, function = "blockwise", _blockwise
+    elif queries == 1:
+        path, function = "decode", _decode
+    elif queries == keys and width <= max(_MAX_WIDTH, call.query.shape[-1]):
+        path, function = "channels", _prefill
+    else:
+        path, function = "blockwise", _blockwise
+    paths.add(path)
+    return function(call)
+
+
+def _sdpa(call: _Call, mask: torch.Tensor | None) -> torch.Tensor:
+    """transformers' SDPA, which knows the fast way for grouped heads and single queries."""
+    groups = _Groups(call.groups)
+    output, _ = sdpa_attention_forward(
+        groups, call.query, call.key, call.value, mask, scaling=call.scaling
+    )
+    return output.transpose(1, 2)
+
+
+class _Groups(torch.nn.Module):
+    """The one attribute of an attention module that `sdpa_attention_forward` reads."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.num_key_value_groups = groups
+        self.is_causal = True
+
+
+def _decode(call: _Call) -> torch.Tensor:
+    """One query row: bias and padding are a mask row [batch, 1 or heads, 1, keys]."""
+    return _sdpa(call, _additive(call, call.mask))
+
+
+def _additive(call: _Call, mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Bias, padding and `mask` as one additive mask, or None where there is nothing to add."""
+    bias = call.head_bias()
+    added: torch.Tensor | None = None
+    if bias is not None:
+        assert call.keys.outside is not None
+        shared = bias[:, :1] if bool((bias == bias[:, :1]).all()) else bias
+        added = shared * call.keys.outside[:, None, None, :]
+    hidden = None if mask is None else ~mask
+    if call.keys.padded is not None:
+        padded = call.keys.padded[:, None, None, :]
+        hidden = padded if hidden is None else hidden | padded
+    if hidden is not None:
+        added = torch.zeros((), device=hidden.device) if added is None else added
+        added = torch.where(hidden, _PADDED, added)
+    return None if added is None else added.to(call.query.dtype)
+
+
+def _extended_width(call: _Call) -> int:
+    """Width of query, key and value once the extra channels are appended."""
+    extra = 2 * (call.head_bias() is not None) + (call.keys.padded is not None)
+    width = max(call.query.shape[-1] + extra, call.value.shape[-1])
+    return width if width == call.query.shape[-1] else -(-width // 8) * 8
+
+
+def _prefill(call: _Call) -> torch.Tensor:
+    """Causal attention of all tokens, bias and padding in extra channels, no mask.
+
+    The bias is split in two channels, so that bfloat16 keeps 16 of its bits instead of 8.
+    """
+    bias, padded = call.head_bias(), call.keys.padded
+    query_channels, key_channels = [], []
+    if bias is not None:
+        assert call.keys.outside is not None
+        high = (bias / call.scaling).to(call.query.dtype)
+        low = (bias / call.scaling - high.float()).to(call.query.dtype)
+        query_channels += [high, low]
+        key_channels += [call.keys.outside, call.keys.outside]
+    if padded is not None:
+        query_channels.append(torch.ones_like(call.query[:1, :1, :1, :1]))
+        key_channels.append(padded * (_PADDED / call.scaling))
+    width = _extended_width(call)
+    extended = _Call(**{**vars(call)})
+    extended.query = _append(call.query, query_channels, width)
+    extended.key = _append(call.key, [channel[:, None, :, None] for channel in key_channels], width)
+    extended.value = _append(call.value, [], width)
+    return _sdpa(extended, None)[..., : call.value.shape[-1]]
+
+
+def _append(tensor: torch.Tensor, channels: Sequence[torch.Tensor], width: int) -> torch.Tensor:
+    """`tensor` [..., w] with broadcast `channels` [..., 1] appended and zeros up to `width`."""
+    own = tensor.shape[-1]
+    if width == own:
+        return tensor
+    extended = tensor.new_zeros(*tensor.shape[:-1], width)
+    extended[..., :own] = tensor
+    for position, channel in enumerate(channels, start=own):
+        extended[..., position : position + 1] = channel
+    return extended
+
+
+def _blockwise(call: _Call) -> torch.Tensor:
+    """Exact attention in blocks of query rows, for what no kernel takes; memory O(block x keys)."""
+    batch, heads, queries, _ = call.query.shape
+    rows = max(1, _BLOCK_ENTRIES // (batch * heads * call.key.shape[2]))
+    blocks = [_block(call, start, min(start + rows, queries)) for start in range(0, queries, rows)]
+    return torch.cat(blocks, dim=2)
+
+
+def _block(call: _Call, start: int, stop: int) -> torch.Tensor:
+    """Attention of the query rows start..stop, each seeing the keys `_visible` lets it see."""
+    batch, heads, _, width = call.query.shape
+    key_heads, keys = call.key.shape[1:3]
+    query = call.query[:, :, start:stop].reshape(batch, key_heads, -1, width)
+    logits = (query @ call.key.transpose(2, 3)).view(batch, heads, stop - start, keys)
+    logits = logits.float() * call.scaling
+    if call.softcap:
+        logits = call.softcap * torch.tanh(logits / call.softcap)
+    added = _additive(call, _visible(call, start, stop))
+    if added is not None:
+        logits = logits + added.float()
+    weights = _softmax(logits, call.sinks).to(call.value.dtype)
+    output = weights.view(batch, key_heads, -1, keys) @ call.value
+    return output.view(batch, heads, stop - start, -1)
+
+
+def _visible(call: _Call, start: int, stop: int) -> torch.Tensor:
+    """Which keys the query rows start..stop may see: bool [batch or 1, 1, rows, keys]."""
+    if call.mask is not None and call.mask.shape[2] > 1:
+        return call.mask[:, :, start:stop]
+    keys, queries = call.key.shape[2], call.query.shape[2]
+    device = call.query.device
+    # Query row i is the token at key position keys - queries + i.
+    rows = torch.arange(start, stop, device=device)[:, None] + keys - queries
+    columns = torch.arange(keys, device=device)[None, :]
+    visible = columns <= rows
+    if call.mask is not None:
+        if call.window is None:
+            raise UserError(
+                "This model hides keys beyond a sliding window that its attention does not name; "
+                "use prompts shorter than the window or alpha=1."
+            )
+        visible &= columns > rows - call.window
+    return visible[None, None]
+
+
+def _softmax(logits: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+    """Softmax over keys; a sink [heads] takes a share of the row and gives nothing."""
+    if sinks is None:
+        return logits.softmax(dim=-1)
+    column = sinks.float().view(1, -1, 1, 1).expand(*logits.shape[:-1], 1)
+    return torch.cat([logits, column], dim=-1).softmax(dim=-1)[..., :-1]
+
+
+def _measure(call: _Call, request: MassRequest, layer: int) -> torch.Tensor:
+    """Attention output of a measured layer; its mass goes to `request.found[layer]`.
+
+    Measured in float32 whatever the model's dtype: a mass is a sum of thousands of weights.
+    """
+    indicator = functional.one_hot(request.segments.to(call.query.device).long(), len(Segment))
+    if call.keys.padded is not None:
+        indicator = indicator * ~call.keys.padded[..., None]
+    columns = indicator[:, None].expand(-1, call.key.shape[1], -1, -1).float()
+    measured = _Call(**vars(call))
+    measured.query, measured.key = call.query.float(), call.key.float()
+    if request.last_tokens is not None:
+        measured.query = measured.query[:, :, -request.last_tokens :]
+        measured.value = columns
+        request.found[layer] = _blockwise(measured)
+        output = None
+    else:
+        measured.value = torch.cat([call.value.float(), columns], dim=-1)
+        joined = _run(measured, set())
+        output, request.found[layer] = joined.split([call.value.shape[-1], len(Segment)], dim=-1)
+    if len(request.found) == len(request.layers):
+        raise EnoughLayers
+    return _run(call, set()) if output is None else output.to(call.value.dtype)
+
+
+@torch.no_grad()
+def segment_mass(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    segments: torch.Tensor,
+    *,
+    layers: Sequence[int],
+    attention_mask: torch.Tensor | None = None,
+    last_tokens: int | None = None,
+) -> torch.Tensor:
+    """Attention of each query token on each segment (the inner sum of eq. 2, for every segment).
+
+    Runs the layers up to the last one named and no LM head. Inside `steer` the mass is that of the
+    steered attention.
+
+    Args:
+        model: a causal language model, on any device, in any dtype.
+        input_ids: int [batch, tokens].
+        segments: int [batch, tokens], values of `Segment`; padding may hold any of them.
+        layers: layer indices, from 0.
+        attention_mask: int or bool [batch, tokens], 0 on padding.
+        last_tokens: measure only that many last query rows (the others cost nothing extra).
+
+    Returns:
+        float32 [batch, layers, heads, tokens (or last_tokens), len(Segment)]. Rows sum to 1, less
+        what an attention sink takes; rows of padding tokens mean nothing.
+
+    Raises:
+        UserError: a layer out of range, or shapes that do not fit.
+    """
+    _check_request(model, input_ids, segments, layers)
+    request = MassRequest(frozenset(layers), segments, last_tokens)
+    running = active_control(model)
+    if running is not None:
+        _forward(model, running, request, input_ids, attention_mask)
+    else:
+        with controlled(model, Control()) as control:
+            _forward(model, control, request, input_ids, attention_mask)
+    device = input_ids.device
+    return torch.stack([request.found[layer].to(device) for layer in layers], dim=1)
+
+
+def _forward(
+    model: PreTrainedModel,
+    control: Control,
+    request: MassRequest,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+) -> None:
+    control.mass = request
+    try:
+        model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    except EnoughLayers:
+        pass
+    finally:
+        control.mass = None
+
+
+def _check_request(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    segments: torch.Tensor,
+    layers: Sequence[int],
+) -> None:
+    count = model.config.get_text_config().num_hidden_layers
+    wrong = [layer for layer in layers if not 0 <= layer < count]
+    if wrong or not layers:
+        raise UserError(
+            f"layers={list(layers)} is not in this model: name at least one of 0 to {count - 1}."
+        )
+    if segments.shape != input_ids.shape:
+        raise UserError(
+            f"segments has shape {tuple(segments.shape)} but input_ids {tuple(input_ids.shape)}; "
+            "they must be equal."
+        )
+
+
+AttentionInterface.register(NAME, ctx_attention)
+AttentionMaskInterface.register(NAME, ctx_mask)

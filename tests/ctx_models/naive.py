@@ -1,0 +1,73 @@
+"""A whole model run on `reference.py`: float64, full matrices, no cache. It judges the fast paths."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from ctx_models.reference import segment_mass, steered_weights
+
+_RUN: dict[str, Any] = {}
+
+
+def _attention(module, query, key, value, attention_mask, scaling=None, softcap=None, **_):
+    groups = query.shape[1] // key.shape[1]
+    weights = steered_weights(
+        query,
+        repeat_kv(key, groups),
+        visible=attention_mask,
+        user=_RUN["user"],
+        alpha=_RUN["alpha"][module.layer_idx],
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        softcap=softcap,
+    )
+    weights = weights.nan_to_num(0.0)  # rows of padding see nothing
+    if _RUN["segments"] is not None:
+        _RUN["mass"].append(segment_mass(weights, _RUN["segments"], 5))
+    return (weights @ repeat_kv(value, groups)).transpose(1, 2).contiguous(), None
+
+
+def _mask(*args, **kwargs):
+    kwargs["allow_is_causal_skip"] = False
+    return sdpa_mask(*args, **kwargs)
+
+
+AttentionInterface.register("naive", _attention)
+AttentionMaskInterface.register("naive", _mask)
+
+
+@contextmanager
+def naive(
+    model: PreTrainedModel,
+    user: torch.Tensor,
+    alpha: torch.Tensor,
+    segments: torch.Tensor | None = None,
+) -> Iterator[PreTrainedModel]:
+    """A float64 copy of `model` steered by eq. 1: user bool [batch, tokens], alpha [layers, heads]."""
+    twin = copy.deepcopy(model).double()
+    twin.set_attn_implementation("naive")
+    _RUN.update(user=user, alpha=alpha.double(), segments=segments, mass=[])
+    yield twin
+    _RUN.clear()
+
+
+@torch.no_grad()
+def logits(model, input_ids, attention_mask, user, alpha) -> torch.Tensor:
+    """Logits [batch, tokens, vocabulary] of the naively steered model."""
+    with naive(model, user, alpha) as twin:
+        return twin(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+
+
+@torch.no_grad()
+def mass(model, input_ids, attention_mask, user, alpha, segments) -> torch.Tensor:
+    """Segment mass [batch, layers, heads, tokens, 5] of the naively steered model."""
+    with naive(model, user, alpha, segments) as twin:
+        twin(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return torch.stack(_RUN["mass"], dim=1)
