@@ -1,0 +1,659 @@
+"""Which token of a prompt is user, assistant or system content, template, or special.
+
+Two pure steps. `render` writes a conversation with the tokenizer's chat template and finds the
+character range of every message's content in it; `tokenize` turns such a text into token ids with
+one `Segment` each. `segment` is both.
+
+**How content is found.** Searching for it fails on trimmed, repeated or quoted text. Here every
+content is framed by private-use characters that occur in no message, the template is rendered with
+them, and they are taken out again: what stood between them is content, wherever the template put
+it. The result is kept only if it equals the unmarked render to the character. A template that
+looks into the content (trims it, cuts at `</think>`) is met by framing the pieces around what it
+looks for (`_GAPS`); one that still renders differently is refused.
+
+**Special-token strings in content stay text.** `</s>` typed by a user is text from data. Where a
+content contains such a string, the text is encoded by a twin of the tokenizer in which every
+control token is spelled as a private-use character, and only the template's own occurrences are
+respelled. Without such strings the ids are those of `tokenizer(text)`, whatever happens here.
+
+Divergence from the released code of arXiv 2411.02688: it searches the content in the rendered text
+and marks one token too many after each turn; here a turn ends with its content.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from ctx_models.indicator import Message, Turns, append_indicator, indicator_turns
+from ctx_tasks.errors import UserError
+
+
+class Segment(IntEnum):
+    """What a token is; the values index the last axis of `segment_mass` and never change."""
+
+    USER = 0
+    ASSISTANT = 1
+    SYSTEM = 2
+    TEMPLATE = 3
+    SPECIAL = 4
+
+
+class Span(NamedTuple):
+    """Characters `start` to `end` (exclusive) of a text are content of message number `message`."""
+
+    start: int
+    end: int
+    segment: Segment
+    message: int
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt text and its content ranges, in order and without overlap.
+
+    What no span covers is template. `indicators` are the ranges (inside user spans) where we put
+    the indicator: they may become its token, an indicator string in data may not.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+    indicators: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A prompt as tokens: three lists of equal length beside the text.
+
+    `messages` has the index of the message a content token belongs to, -1 for other tokens.
+    """
+
+    text: str
+    input_ids: list[int]
+    segments: list[Segment]
+    messages: list[int]
+
+
+_SEGMENT_OF_ROLE = {
+    "user": Segment.USER,
+    "assistant": Segment.ASSISTANT,
+    "system": Segment.SYSTEM,
+    "developer": Segment.SYSTEM,
+}
+
+
+def segment(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = False,
+    continue_final_message: bool = False,
+    indicator: str | None = None,
+    indicator_turns: Turns = "last",
+) -> Segmented:
+    """Render `messages` with the chat template and say for every token what it is.
+
+    Special tokens are added as the harness does (see `tokenize`): one BOS where the tokenizer adds
+    one, none where the template wrote it. Arguments and errors: `render`, `tokenize`.
+    """
+    rendered = render(
+        tokenizer,
+        messages,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+        indicator=indicator,
+        indicator_turns=indicator_turns,
+    )
+    return tokenize(tokenizer, rendered)
+
+
+# --- characters --------------------------------------------------------------------------------
+
+
+class _Field(NamedTuple):
+    """One text of a message: its content, or one part of a content that is a list."""
+
+    message: int
+    part: int | None
+    role: str
+    text: str
+    indicated: bool
+
+
+class _Piece(NamedTuple):
+    """Characters `start` to `end` of a field, framed by marks."""
+
+    field: _Field
+    start: int
+    end: int
+
+
+# What a template may cut away or look for at the edge of content, left outside the marks. Tried in
+# this order for each role until the marked render equals the plain one; the earlier, the less
+# content is left to be recognised by comparison.
+_GAPS = (
+    None,
+    r"\A\s+|\s+\Z",
+    r"\A\s+|\s+\Z|</?think>",
+    r"\A\s+|\s*</?think>\s*|\s+\Z",
+    r"\A\s+|\s*</?\w+>\s*|\s+\Z",
+)
+_PRIVATE_USE = re.compile("[\U000f0000-\U0010ffff]")
+
+
+def render(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = False,
+    continue_final_message: bool = False,
+    indicator: str | None = None,
+    indicator_turns: Turns = "last",
+    template_args: Mapping[str, Any] | None = None,
+) -> Rendered:
+    """The text `tokenizer.apply_chat_template(..., tokenize=False)` writes, with content ranges.
+
+    `messages` have `role` user, assistant, system or developer (counted as system) and `content`, a
+    string or a list of text parts; other keys (reasoning, tool calls) reach the template and count
+    as template. With `continue_final_message` the last message is an open response prefix. With
+    `indicator`, ` [IND]` is appended to the last, or every, user turn and counts as user text.
+    `template_args` are further variables of the template. Whitespace at the edge of content that a
+    template rewrites (trims and writes anew) counts as template.
+
+    Raises UserError: no template, a template that refuses the conversation (the jinja error is its
+    `__cause__`), content that is not text, or a template that rewrites content beyond recognition.
+    """
+    _require_template(tokenizer)
+    fields = _fields(messages, indicator, indicator_turns)
+    draw = functools.partial(
+        _draw,
+        tokenizer,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+        **(template_args or {}),
+    )
+    attempt = functools.partial(_attempt, draw, messages, fields, indicator)
+    rendered = _search(attempt, list(dict.fromkeys(field.role for field in fields)))
+    if indicator and not rendered.indicators:
+        raise UserError(
+            f"the chat template drops the indicator {indicator!r} from the user turn: use another "
+            "template or run without the indicator."
+        )
+    return rendered
+
+
+def raw(text: str, indicator: str | None = None) -> Rendered:
+    """A prompt without chat template: all of it is user text, the indicator (if any) at its end."""
+    if not indicator:
+        return Rendered(text, (Span(0, len(text), Segment.USER, 0),))
+    full = append_indicator(text, indicator)
+    place = (len(full) - len(indicator), len(full))
+    return Rendered(full, (Span(0, len(full), Segment.USER, 0),), (place,))
+
+
+def with_response(rendered: Rendered, response: str) -> Rendered:
+    """`rendered` with `response` after it as assistant content (a continuation to be scored)."""
+    start = len(rendered.text)
+    message = max((span.message for span in rendered.spans), default=-1) + 1
+    span = Span(start, start + len(response), Segment.ASSISTANT, message)
+    return replace(rendered, text=rendered.text + response, spans=(*rendered.spans, span))
+
+
+def _require_template(tokenizer: Any) -> None:
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            f"the tokenizer {getattr(tokenizer, 'name_or_path', '')!r} has no chat template: run "
+            "without --apply_chat_template, or set tokenizer.chat_template to one."
+        )
+
+
+def _fields(messages: Sequence[Message], indicator: str | None, turns: Turns) -> list[_Field]:
+    """Every text of the conversation, in order; the last one of an indicated turn is flagged."""
+    indicated = set(indicator_turns(messages, turns)) if indicator else set()
+    fields: list[_Field] = []
+    for index, message in enumerate(messages):
+        texts = list(_texts(index, message))
+        for part, text in texts:
+            last = (part, text) == texts[-1]
+            fields.append(_Field(index, part, message["role"], text, last and index in indicated))
+    return fields
+
+
+def _texts(index: int, message: Message) -> Iterator[tuple[int | None, str]]:
+    role, content = message.get("role"), message.get("content")
+    if role not in _SEGMENT_OF_ROLE:
+        raise UserError(
+            f"message {index} has the role {role!r}: use {', '.join(_SEGMENT_OF_ROLE)}."
+        )
+    if isinstance(content, str):
+        yield None, content
+        return
+    if not isinstance(content, list) or not content:
+        raise UserError(
+            f"message {index} has a content of type {type(content).__name__}: give a string, or a "
+            'list of {"type": "text", "text": ...} parts.'
+        )
+    for number, part in enumerate(content):
+        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+            raise UserError(
+                f"message {index}, part {number} is not text: only text can be segmented, so "
+                'give {"type": "text", "text": ...} parts.'
+            )
+        yield number, part["text"]
+
+
+def _draw(tokenizer: Any, messages: list[dict[str, Any]], **arguments: Any) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **arguments))
+    except jinja2.TemplateError as error:
+        raise UserError(
+            f"the chat template refuses this conversation of {len(messages)} message(s) with "
+            f"roles {[message['role'] for message in messages]}: {error}; change the messages or "
+            "use another template."
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the chat template cannot render this conversation of {len(messages)} message(s): "
+            f"{str(error).splitlines()[0]}; change the messages or use another template."
+        ) from error
+
+
+_Attempt = Callable[[Mapping[str, str | None]], Rendered | None]
+
+
+def _search(attempt: _Attempt, roles: Sequence[str]) -> Rendered:
+    """The first choice of gaps per role under which the marks change nothing.
+
+    Roles are tried one by one, the others unmarked, because templates trim by role.
+    """
+    whole = attempt(dict.fromkeys(roles))
+    if whole is not None:
+        return whole
+    chosen: dict[str, str | None] = {}
+    for role in roles:
+        working = (gap for gap in _GAPS if attempt({role: gap}) is not None)
+        chosen[role] = next(working, "")
+        if chosen[role] == "":
+            raise _rewritten(role)
+    rendered = attempt(chosen)
+    if rendered is None:
+        raise _rewritten(" and ".join(roles))
+    return rendered
+
+
+def _rewritten(role: str) -> UserError:
+    return UserError(
+        f"the chat template rewrites the {role} content, so its tokens cannot be told from the "
+        "template's: use a template that writes content as it is, or run without "
+        "--apply_chat_template."
+    )
+
+
+def _attempt(
+    draw: Callable[[list[dict[str, Any]]], str],
+    messages: Sequence[Message],
+    fields: Sequence[_Field],
+    indicator: str | None,
+    gaps: Mapping[str, str | None],
+) -> Rendered | None:
+    """Render plainly and with marks on the roles in `gaps`; None where the two texts differ.
+
+    The plain render is repeated with every attempt: templates may print the time.
+    """
+    marks = _Marks(fields, indicator or "")
+    plain = draw(_filled(messages, fields, marks.plain))
+    try:
+        marked = draw(_filled(messages, fields, lambda field: marks.frame(field, gaps)))
+    except UserError:
+        return None
+    rendered = marks.read(marked)
+    return rendered if rendered is not None and rendered.text == plain else None
+
+
+def _filled(
+    messages: Sequence[Message], fields: Sequence[_Field], write: Callable[[_Field], str]
+) -> list[dict[str, Any]]:
+    """A copy of the messages with `write(field)` in place of each text."""
+    filled = [dict(message) for message in messages]
+    for field in fields:
+        if field.part is None:
+            filled[field.message]["content"] = write(field)
+        else:
+            parts = list(filled[field.message]["content"])
+            parts[field.part] = {**parts[field.part], "text": write(field)}
+            filled[field.message]["content"] = parts
+    return filled
+
+
+class _Marks:
+    """Private-use characters that no message contains, and what each stands for."""
+
+    def __init__(self, fields: Sequence[_Field], indicator: str) -> None:
+        used = {char for field in fields for char in _PRIVATE_USE.findall(field.text)}
+        self._free = (chr(code) for code in range(0xF0000, 0x10FFFE) if chr(code) not in used)
+        self._indicator = indicator
+        self._indicator_open, self._indicator_close = next(self._free), next(self._free)
+        self._opens: dict[str, _Piece] = {}
+        self._closes: dict[str, _Piece] = {}
+
+    def plain(self, field: _Field) -> str:
+        return append_indicator(field.text, self._indicator) if field.indicated else field.text
+
+    def frame(self, field: _Field, gaps: Mapping[str, str | None]) -> str:
+        """The field with every stretch between gaps in marks of its own."""
+        if field.role not in gaps:
+            return self.plain(field)
+        # One character for the indicator, so that no gap pattern can match in or before it.
+        token = self._indicator_open
+        text = append_indicator(field.text, token) if field.indicated else field.text
+        ends = [(0, 0), *_matches(gaps[field.role], text), (len(text), len(text))]
+        framed = ""
+        for (_, start), (end, following) in itertools.pairwise(ends):
+            framed += self._framed(field, text, start, end) + text[end:following]
+        return framed.replace(token, token + self._indicator + self._indicator_close)
+
+    def _framed(self, field: _Field, text: str, start: int, end: int) -> str:
+        if start == end:
+            return ""
+        opening, closing = next(self._free), next(self._free)
+        self._opens[opening] = self._closes[closing] = _Piece(field, start, end)
+        return opening + text[start:end] + closing
+
+    def read(self, marked: str) -> Rendered | None:
+        """Take the marks out; None where a pair of marks is torn or two pairs overlap."""
+        indicator_marks = self._indicator_open + self._indicator_close
+        marks = re.compile(f"[{indicator_marks}{''.join(self._opens)}{''.join(self._closes)}]")
+        found: list[tuple[_Piece, int, int]] = []
+        indicators: list[tuple[int, int]] = []
+        current: _Piece | None = None
+        start = indicator_start = 0
+        for seen, match in enumerate(marks.finditer(marked)):
+            char, position = match.group(), match.start() - seen
+            if char == self._indicator_open:
+                indicator_start = position
+            elif char == self._indicator_close:
+                indicators.append((indicator_start, position))
+            elif char in self._opens and current is None:
+                current, start = self._opens[char], position
+            elif current is not None and self._closes.get(char) is current:
+                found.append((current, start, position))
+                current = None
+            else:
+                return None
+        if current is not None:
+            return None
+        text = marks.sub("", marked)
+        return Rendered(text, tuple(_joined(text, found)), tuple(indicators))
+
+
+def _matches(pattern: str | None, text: str) -> list[tuple[int, int]]:
+    return [match.span() for match in re.finditer(pattern, text)] if pattern else []
+
+
+def _joined(text: str, found: Sequence[tuple[_Piece, int, int]]) -> Iterator[Span]:
+    """Spans of the pieces; pieces with the same text between them as in the content are one.
+
+    A tag before the first or after the last piece belongs to the content where the template wrote
+    it there too. Whitespace alone does not: the template may have written its own.
+    """
+    pending: tuple[_Piece, int, int] | None = None
+    floor = 0
+    for piece, start, end in found:
+        if pending is not None and _adjacent(text, pending, (piece, start)):
+            pending = (_Piece(piece.field, pending[0].start, piece.end), pending[1], end)
+            continue
+        if pending is not None:
+            span = _span(text, pending, floor, start)
+            floor = span.end
+            yield span
+        pending = (piece, start, end)
+    if pending is not None:
+        yield _span(text, pending, floor, len(text))
+
+
+def _adjacent(text: str, before: tuple[_Piece, int, int], after: tuple[_Piece, int]) -> bool:
+    piece, _, end = before
+    following, start = after
+    gap = following.field.text[piece.end : following.start]
+    return (
+        piece.field is following.field and piece.end <= following.start and (text[end:start] == gap)
+    )
+
+
+def _span(text: str, piece: tuple[_Piece, int, int], floor: int, ceiling: int) -> Span:
+    (field, source_start, source_end), start, end = piece
+    before, after = field.text[:source_start], field.text[source_end:]
+    if before.strip() and text[floor:start].endswith(before):
+        start -= len(before)
+    if after.strip() and text[end:ceiling].startswith(after):
+        end += len(after)
+    return Span(start, end, _SEGMENT_OF_ROLE[field.role], field.message)
+
+
+# --- tokens ------------------------------------------------------------------------------------
+
+
+def tokenize(
+    tokenizer: Any, rendered: Rendered, *, add_special_tokens: bool | None = None
+) -> Segmented:
+    """Token ids of a rendered prompt and the segment of each.
+
+    The ids equal `tokenizer(text)` unless a content contains a control token's string, which then
+    stays text. A token that holds characters of both template and content is content. SPECIAL are
+    control tokens written by the template or added by the tokenizer; the indicator is USER.
+
+    `add_special_tokens` as the harness: where the template wrote BOS none is added; otherwise the
+    value given, None meaning the tokenizer's own default.
+
+    Raises UserError: a slow tokenizer (no character offsets), or text that is not valid Unicode.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            f"{type(tokenizer).__name__} is a slow tokenizer without character offsets, so its "
+            "tokens cannot be assigned to turns: convert it to a fast one (tokenizer.json)."
+        )
+    _require_unicode(rendered.text)
+    controls = _controls(tokenizer)
+    bos = getattr(tokenizer, "bos_token", None)
+    if bos and rendered.text.startswith(bos) and _template_holds(rendered, 0):
+        add_special_tokens = False
+    add = True if add_special_tokens is None else add_special_tokens
+    own = list(_own_controls(controls, rendered))
+    if [match.span() for match in controls.pattern.finditer(rendered.text)] == own:
+        coded = _encoded_plainly(tokenizer, rendered.text, add)
+    else:
+        coded = controls.twin(tokenizer, rendered.text).encode(rendered.text, own, add)
+    return _assigned(rendered, coded, controls)
+
+
+def _require_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the prompt has half a character (a lone surrogate, {text[error.start]!r}) at "
+            f"position {error.start}: repair the text, for example with errors='replace'."
+        ) from error
+
+
+def _template_holds(rendered: Rendered, position: int) -> bool:
+    return not any(span.start <= position < span.end for span in rendered.spans)
+
+
+class _Coded(NamedTuple):
+    """Token ids, character ranges in the text, and whether the tokenizer added the token."""
+
+    ids: list[int]
+    offsets: np.ndarray  # int64 [tokens, 2]
+    added: np.ndarray  # bool [tokens]
+
+
+def _coded(encoding: Encoding) -> _Coded:
+    offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    added = np.array([number is None for number in encoding.sequence_ids], dtype=bool)
+    return _Coded(encoding.ids, offsets, added)
+
+
+def _encoded_plainly(tokenizer: Any, text: str, add_special_tokens: bool) -> _Coded:
+    batch = tokenizer(
+        text, add_special_tokens=add_special_tokens, return_attention_mask=False, verbose=False
+    )
+    return _coded(batch.encodings[0])
+
+
+def _assigned(rendered: Rendered, coded: _Coded, controls: _Controls) -> Segmented:
+    starts, ends = coded.offsets[:, 0], np.maximum(coded.offsets[:, 1], coded.offsets[:, 0] + 1)
+    spans = np.array(rendered.spans, dtype=np.int64).reshape(-1, 4)
+    number = _overlapping(starts, ends, spans)
+    inside = (number >= 0) & ~coded.added
+    segments = np.full(len(coded.ids), int(Segment.TEMPLATE))
+    segments[inside] = spans[number[inside], 2]
+    ids = np.array(coded.ids, dtype=np.int64)
+    places = np.array(rendered.indicators, dtype=np.int64).reshape(-1, 2)
+    special = np.isin(ids, controls.special_ids) & (_overlapping(starts, ends, places) < 0)
+    special |= np.isin(ids, controls.other_ids) & ~inside
+    segments[special | coded.added] = Segment.SPECIAL
+    content = segments < Segment.TEMPLATE
+    messages = np.full(len(ids), -1)
+    messages[content] = spans[number[content], 3]
+    known = list(Segment)
+    return Segmented(
+        rendered.text, coded.ids, [known[value] for value in segments.tolist()], messages.tolist()
+    )
+
+
+def _overlapping(starts: np.ndarray, ends: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """For each token the number of the first span (sorted, disjoint) it shares a character with."""
+    if not len(spans):
+        return np.full(len(starts), -1)
+    first = np.searchsorted(spans[:, 1], starts, side="right")
+    candidate = np.minimum(first, len(spans) - 1)
+    hit = (first < len(spans)) & (spans[candidate, 0] < ends)
+    return np.where(hit, candidate, -1)
+
+
+# Tokens a tokenizer lists as ordinary although they steer the model (Phi-3's </s>, Qwen's fim).
+_MARKER = re.compile(r"<\|.+\|>|<｜.+｜>|</?s>|\[/?[A-Z_]+\]", re.DOTALL)
+
+
+class _Controls:
+    """The control tokens of a tokenizer, and its twins.
+
+    Control tokens are added tokens that are special, have the shape of a marker, or stand in the
+    chat template (DeepSeek's role tokens are not special). The last kind is real in assistant text,
+    where the model itself writes it (`<think>`). Whitespace tokens are never controls.
+    """
+
+    def __init__(self, added: Mapping[int, Any], template: str) -> None:
+        words = {i: token for i, token in added.items() if not token.content.isspace()}
+        special = {i for i, token in words.items() if token.special}
+        marker = {i for i, token in words.items() if _MARKER.fullmatch(token.content)}
+        quoted = {i for i, token in words.items() if token.content in template}
+        self.contents = {i: words[i].content for i in sorted(special | marker | quoted)}
+        self.special_ids = np.array(sorted(special), dtype=np.int64)
+        self.other_ids = np.array(sorted((marker | quoted) - special), dtype=np.int64)
+        self.pattern = _any_of(self.contents.values())
+        spoken = (quoted - special) - marker
+        self.spoken = _any_of(self.contents[i] for i in spoken)
+        self._twins: dict[int, _Twin] = {}
+
+    def twin(self, tokenizer: Any, text: str) -> _Twin:
+        """A twin whose spellings do not occur in `text`."""
+        used = {ord(char) for char in _PRIVATE_USE.findall(text)}
+        count = max(len(self.contents), 1)
+        bases = range(0x100000, 0x10FFFE - count, count)
+        base = next(base for base in bases if used.isdisjoint(range(base, base + count)))
+        if base not in self._twins:
+            self._twins[base] = _Twin(tokenizer, self.contents, base)
+        return self._twins[base]
+
+
+def _any_of(words: Any) -> re.Pattern[str]:
+    """Matches any of the words, the longest first; nothing where there are none."""
+    longest_first = sorted(set(words), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+_CONTROLS: weakref.WeakKeyDictionary[Any, tuple[Any, _Controls]] = weakref.WeakKeyDictionary()
+
+
+def _controls(tokenizer: Any) -> _Controls:
+    """The control tokens, computed again when the added tokens or the template change."""
+    added = tokenizer.added_tokens_decoder
+    state = ([(i, t.content, t.special) for i, t in added.items()], tokenizer.chat_template)
+    known = _CONTROLS.get(tokenizer)
+    if known is None or known[0] != state:
+        known = (state, _Controls(added, json.dumps(tokenizer.chat_template, ensure_ascii=False)))
+        _CONTROLS[tokenizer] = known
+    return known[1]
+
+
+def _own_controls(controls: _Controls, rendered: Rendered) -> Iterator[tuple[int, int]]:
+    """Ranges of the control strings that are meant as tokens, in order."""
+    position = 0
+    for span in rendered.spans:
+        yield from _found(controls.pattern, rendered.text, position, span.start)
+        places = [p for p in rendered.indicators if span.start <= p[0] < span.end]
+        spoken = []
+        if span.segment is Segment.ASSISTANT:
+            spoken = _found(controls.spoken, rendered.text, span.start, span.end)
+        yield from (p for p in (*places, *spoken) if controls.pattern.fullmatch(rendered.text, *p))
+        position = span.end
+    yield from _found(controls.pattern, rendered.text, position, len(rendered.text))
+
+
+def _found(pattern: re.Pattern[str], text: str, start: int, end: int) -> list[tuple[int, int]]:
+    return [match.span() for match in pattern.finditer(text, start, end)]
+
+
+class _Twin:
+    """The same tokenizer with every control token spelled as one private-use character."""
+
+    def __init__(self, tokenizer: Any, contents: Mapping[int, str], base: int) -> None:
+        self._spelling = {word: chr(base + n) for n, word in enumerate(contents.values())}
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        backend["truncation"] = backend["padding"] = None
+        original = {token["content"]: token["id"] for token in backend["added_tokens"]}
+        for token in backend["added_tokens"]:
+            token["content"] = self._spelling.get(token["content"], token["content"])
+        self._hide_pieces(backend["model"])
+        self._backend = Tokenizer.from_str(json.dumps(backend))
+        spelled = {word: self._spelling.get(word, word) for word in original}
+        self._id = {self._backend.token_to_id(spelled[word]): i for word, i in original.items()}
+
+    def _hide_pieces(self, model: dict[str, Any]) -> None:
+        # A Unigram model finds any vocabulary entry in plain text, its control tokens too.
+        if model["type"] == "Unigram":
+            vocabulary = model["vocab"]
+            model["vocab"] = [[self._spelling.get(word, word), score] for word, score in vocabulary]
+
+    def encode(self, text: str, own: Sequence[tuple[int, int]], add_special_tokens: bool) -> _Coded:
+        """Encode with the ranges in `own` as tokens and all other text as text."""
+        respelled, position = [], 0
+        for start, end in own:
+            respelled += [text[position:start], self._spelling[text[start:end]]]
+            position = end
+        respelled.append(text[position:])
+        encoding = self._backend.encode("".join(respelled), add_special_tokens=add_special_tokens)
+        ids, offsets, added = _coded(encoding)
+        real = [i if extra else self._id.get(i, i) for i, extra in zip(ids, added, strict=True)]
+        return _Coded(real, _moved(offsets, own), added)
+
+
+def _moved(offsets: np.ndarray, own: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Character offsets in the respelled text as offsets in the original one."""
+    ranges = np.array(own, dtype=np.int64).reshape(-1, 2)
+    growth = np.concatenate([[0], np.cumsum(ranges[:, 1] - ranges[:, 0] - 1)])
+    places = ranges[:, 0] - growth[:-1]
+    return offsets + growth[np.searchsorted(places, offsets, side="left")]
