@@ -11,10 +11,8 @@ it. The result is kept only if it equals the unmarked render to the character. A
 looks into the content (trims it, cuts at `</think>`) is met by framing the pieces around what it
 looks for (`_GAPS`); one that still renders differently is refused.
 
-**Special-token strings in content stay text.** `</s>` typed by a user is text from data. Where a
-content contains such a string, the text is encoded by a twin of the tokenizer in which every
-control token is spelled as a private-use character, and only the template's own occurrences are
-respelled. Without such strings the ids are those of `tokenizer(text)`, whatever happens here.
+**Special-token strings in content stay text**: see `controls`. Without such strings the ids are
+those of `tokenizer(text)`.
 
 Divergence from the released code of arXiv 2411.02688: it searches the content in the rendered text
 and marks one token too many after each turn; here a turn ends with its content.
@@ -24,9 +22,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import re
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -34,8 +30,8 @@ from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
-from tokenizers import Encoding, Tokenizer
 
+from ctx_models.controls import PRIVATE_USE, Content, Encoded, encode, overlapping
 from ctx_models.indicator import Message, Turns, append_indicator, indicator_turns
 from ctx_tasks.errors import UserError
 
@@ -118,9 +114,6 @@ def segment(
     return tokenize(tokenizer, rendered)
 
 
-# --- characters --------------------------------------------------------------------------------
-
-
 class _Field(NamedTuple):
     """One text of a message: its content, or one part of a content that is a list."""
 
@@ -149,7 +142,6 @@ _GAPS = (
     r"\A\s+|\s*</?think>\s*|\s+\Z",
     r"\A\s+|\s*</?\w+>\s*|\s+\Z",
 )
-_PRIVATE_USE = re.compile("[\U000f0000-\U0010ffff]")
 
 
 def render(
@@ -340,7 +332,7 @@ class _Marks:
     """Private-use characters that no message contains, and what each stands for."""
 
     def __init__(self, fields: Sequence[_Field], indicator: str) -> None:
-        used = {char for field in fields for char in _PRIVATE_USE.findall(field.text)}
+        used = {char for field in fields for char in PRIVATE_USE.findall(field.text)}
         self._free = (chr(code) for code in range(0xF0000, 0x10FFFE) if chr(code) not in used)
         self._indicator = indicator
         self._indicator_open, self._indicator_close = next(self._free), next(self._free)
@@ -366,7 +358,9 @@ class _Marks:
     def _framed(self, field: _Field, text: str, start: int, end: int) -> str:
         if start == end:
             return ""
-        opening, closing = next(self._free), next(self._free)
+        opening, closing = next(self._free, ""), next(self._free, "")
+        if not closing:
+            raise _rewritten(field.role)
         self._opens[opening] = self._closes[closing] = _Piece(field, start, end)
         return opening + text[start:end] + closing
 
@@ -441,9 +435,6 @@ def _span(text: str, piece: tuple[_Piece, int, int], floor: int, ceiling: int) -
     return Span(start, end, _SEGMENT_OF_ROLE[field.role], field.message)
 
 
-# --- tokens ------------------------------------------------------------------------------------
-
-
 def tokenize(
     tokenizer: Any, rendered: Rendered, *, add_special_tokens: bool | None = None
 ) -> Segmented:
@@ -464,17 +455,17 @@ def tokenize(
             "tokens cannot be assigned to turns: convert it to a fast one (tokenizer.json)."
         )
     _require_unicode(rendered.text)
-    controls = _controls(tokenizer)
     bos = getattr(tokenizer, "bos_token", None)
-    if bos and rendered.text.startswith(bos) and _template_holds(rendered, 0):
+    if bos and rendered.text.startswith(bos) and not _is_content(rendered, 0):
         add_special_tokens = False
-    add = True if add_special_tokens is None else add_special_tokens
-    own = list(_own_controls(controls, rendered))
-    if [match.span() for match in controls.pattern.finditer(rendered.text)] == own:
-        coded = _encoded_plainly(tokenizer, rendered.text, add)
-    else:
-        coded = controls.twin(tokenizer, rendered.text).encode(rendered.text, own, add)
-    return _assigned(rendered, coded, controls)
+    encoded = encode(
+        tokenizer,
+        rendered.text,
+        [Content(s.start, s.end, s.segment is Segment.ASSISTANT) for s in rendered.spans],
+        rendered.indicators,
+        add_special_tokens is not False,
+    )
+    return _assigned(rendered, encoded)
 
 
 def _require_unicode(text: str) -> None:
@@ -487,173 +478,17 @@ def _require_unicode(text: str) -> None:
         ) from error
 
 
-def _template_holds(rendered: Rendered, position: int) -> bool:
-    return not any(span.start <= position < span.end for span in rendered.spans)
+def _is_content(rendered: Rendered, position: int) -> bool:
+    return any(span.start <= position < span.end for span in rendered.spans)
 
 
-class _Coded(NamedTuple):
-    """Token ids, character ranges in the text, and whether the tokenizer added the token."""
-
-    ids: list[int]
-    offsets: np.ndarray  # int64 [tokens, 2]
-    added: np.ndarray  # bool [tokens]
-
-
-def _coded(encoding: Encoding) -> _Coded:
-    offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    added = np.array([number is None for number in encoding.sequence_ids], dtype=bool)
-    return _Coded(encoding.ids, offsets, added)
-
-
-def _encoded_plainly(tokenizer: Any, text: str, add_special_tokens: bool) -> _Coded:
-    batch = tokenizer(
-        text, add_special_tokens=add_special_tokens, return_attention_mask=False, verbose=False
-    )
-    return _coded(batch.encodings[0])
-
-
-def _assigned(rendered: Rendered, coded: _Coded, controls: _Controls) -> Segmented:
-    starts, ends = coded.offsets[:, 0], np.maximum(coded.offsets[:, 1], coded.offsets[:, 0] + 1)
-    spans = np.array(rendered.spans, dtype=np.int64).reshape(-1, 4)
-    number = _overlapping(starts, ends, spans)
-    inside = (number >= 0) & ~coded.added
-    segments = np.full(len(coded.ids), int(Segment.TEMPLATE))
-    segments[inside] = spans[number[inside], 2]
-    ids = np.array(coded.ids, dtype=np.int64)
-    places = np.array(rendered.indicators, dtype=np.int64).reshape(-1, 2)
-    special = np.isin(ids, controls.special_ids) & (_overlapping(starts, ends, places) < 0)
-    special |= np.isin(ids, controls.other_ids) & ~inside
-    segments[special | coded.added] = Segment.SPECIAL
-    content = segments < Segment.TEMPLATE
-    messages = np.full(len(ids), -1)
-    messages[content] = spans[number[content], 3]
+def _assigned(rendered: Rendered, encoded: Encoded) -> Segmented:
+    number = overlapping(encoded.offsets, rendered.spans)
+    number[encoded.special] = -1
+    # One more row for the tokens outside every span, found by the index -1.
+    kinds = np.array([*(span.segment for span in rendered.spans), Segment.TEMPLATE])[number]
+    messages = np.array([*(span.message for span in rendered.spans), -1])[number]
+    kinds[encoded.special] = Segment.SPECIAL
     known = list(Segment)
-    return Segmented(
-        rendered.text, coded.ids, [known[value] for value in segments.tolist()], messages.tolist()
-    )
-
-
-def _overlapping(starts: np.ndarray, ends: np.ndarray, spans: np.ndarray) -> np.ndarray:
-    """For each token the number of the first span (sorted, disjoint) it shares a character with."""
-    if not len(spans):
-        return np.full(len(starts), -1)
-    first = np.searchsorted(spans[:, 1], starts, side="right")
-    candidate = np.minimum(first, len(spans) - 1)
-    hit = (first < len(spans)) & (spans[candidate, 0] < ends)
-    return np.where(hit, candidate, -1)
-
-
-# Tokens a tokenizer lists as ordinary although they steer the model (Phi-3's </s>, Qwen's fim).
-_MARKER = re.compile(r"<\|.+\|>|<｜.+｜>|</?s>|\[/?[A-Z_]+\]", re.DOTALL)
-
-
-class _Controls:
-    """The control tokens of a tokenizer, and its twins.
-
-    Control tokens are added tokens that are special, have the shape of a marker, or stand in the
-    chat template (DeepSeek's role tokens are not special). The last kind is real in assistant text,
-    where the model itself writes it (`<think>`). Whitespace tokens are never controls.
-    """
-
-    def __init__(self, added: Mapping[int, Any], template: str) -> None:
-        words = {i: token for i, token in added.items() if not token.content.isspace()}
-        special = {i for i, token in words.items() if token.special}
-        marker = {i for i, token in words.items() if _MARKER.fullmatch(token.content)}
-        quoted = {i for i, token in words.items() if token.content in template}
-        self.contents = {i: words[i].content for i in sorted(special | marker | quoted)}
-        self.special_ids = np.array(sorted(special), dtype=np.int64)
-        self.other_ids = np.array(sorted((marker | quoted) - special), dtype=np.int64)
-        self.pattern = _any_of(self.contents.values())
-        spoken = (quoted - special) - marker
-        self.spoken = _any_of(self.contents[i] for i in spoken)
-        self._twins: dict[int, _Twin] = {}
-
-    def twin(self, tokenizer: Any, text: str) -> _Twin:
-        """A twin whose spellings do not occur in `text`."""
-        used = {ord(char) for char in _PRIVATE_USE.findall(text)}
-        count = max(len(self.contents), 1)
-        bases = range(0x100000, 0x10FFFE - count, count)
-        base = next(base for base in bases if used.isdisjoint(range(base, base + count)))
-        if base not in self._twins:
-            self._twins[base] = _Twin(tokenizer, self.contents, base)
-        return self._twins[base]
-
-
-def _any_of(words: Any) -> re.Pattern[str]:
-    """Matches any of the words, the longest first; nothing where there are none."""
-    longest_first = sorted(set(words), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-
-_CONTROLS: weakref.WeakKeyDictionary[Any, tuple[Any, _Controls]] = weakref.WeakKeyDictionary()
-
-
-def _controls(tokenizer: Any) -> _Controls:
-    """The control tokens, computed again when the added tokens or the template change."""
-    added = tokenizer.added_tokens_decoder
-    state = ([(i, t.content, t.special) for i, t in added.items()], tokenizer.chat_template)
-    known = _CONTROLS.get(tokenizer)
-    if known is None or known[0] != state:
-        known = (state, _Controls(added, json.dumps(tokenizer.chat_template, ensure_ascii=False)))
-        _CONTROLS[tokenizer] = known
-    return known[1]
-
-
-def _own_controls(controls: _Controls, rendered: Rendered) -> Iterator[tuple[int, int]]:
-    """Ranges of the control strings that are meant as tokens, in order."""
-    position = 0
-    for span in rendered.spans:
-        yield from _found(controls.pattern, rendered.text, position, span.start)
-        places = [p for p in rendered.indicators if span.start <= p[0] < span.end]
-        spoken = []
-        if span.segment is Segment.ASSISTANT:
-            spoken = _found(controls.spoken, rendered.text, span.start, span.end)
-        yield from (p for p in (*places, *spoken) if controls.pattern.fullmatch(rendered.text, *p))
-        position = span.end
-    yield from _found(controls.pattern, rendered.text, position, len(rendered.text))
-
-
-def _found(pattern: re.Pattern[str], text: str, start: int, end: int) -> list[tuple[int, int]]:
-    return [match.span() for match in pattern.finditer(text, start, end)]
-
-
-class _Twin:
-    """The same tokenizer with every control token spelled as one private-use character."""
-
-    def __init__(self, tokenizer: Any, contents: Mapping[int, str], base: int) -> None:
-        self._spelling = {word: chr(base + n) for n, word in enumerate(contents.values())}
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        backend["truncation"] = backend["padding"] = None
-        original = {token["content"]: token["id"] for token in backend["added_tokens"]}
-        for token in backend["added_tokens"]:
-            token["content"] = self._spelling.get(token["content"], token["content"])
-        self._hide_pieces(backend["model"])
-        self._backend = Tokenizer.from_str(json.dumps(backend))
-        spelled = {word: self._spelling.get(word, word) for word in original}
-        self._id = {self._backend.token_to_id(spelled[word]): i for word, i in original.items()}
-
-    def _hide_pieces(self, model: dict[str, Any]) -> None:
-        # A Unigram model finds any vocabulary entry in plain text, its control tokens too.
-        if model["type"] == "Unigram":
-            vocabulary = model["vocab"]
-            model["vocab"] = [[self._spelling.get(word, word), score] for word, score in vocabulary]
-
-    def encode(self, text: str, own: Sequence[tuple[int, int]], add_special_tokens: bool) -> _Coded:
-        """Encode with the ranges in `own` as tokens and all other text as text."""
-        respelled, position = [], 0
-        for start, end in own:
-            respelled += [text[position:start], self._spelling[text[start:end]]]
-            position = end
-        respelled.append(text[position:])
-        encoding = self._backend.encode("".join(respelled), add_special_tokens=add_special_tokens)
-        ids, offsets, added = _coded(encoding)
-        real = [i if extra else self._id.get(i, i) for i, extra in zip(ids, added, strict=True)]
-        return _Coded(real, _moved(offsets, own), added)
-
-
-def _moved(offsets: np.ndarray, own: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Character offsets in the respelled text as offsets in the original one."""
-    ranges = np.array(own, dtype=np.int64).reshape(-1, 2)
-    growth = np.concatenate([[0], np.cumsum(ranges[:, 1] - ranges[:, 0] - 1)])
-    places = ranges[:, 0] - growth[:-1]
-    return offsets + growth[np.searchsorted(places, offsets, side="left")]
+    segments = [known[kind] for kind in kinds.tolist()]
+    return Segmented(rendered.text, encoded.ids, segments, messages.tolist())
