@@ -163,8 +163,10 @@ def dataset(benchmark: Benchmark, records: Iterable[Record], source: str) -> Dat
             f"{source} holds no {benchmark.name} question with an answer; "
             f'name other files with --metadata \'{{"{benchmark.option}": "PATH"}}\'.'
         )
-    hashes = pa.repeat(digest.hexdigest(), table.num_rows)
-    return Dataset(table.append_column("data_hash", hashes))
+    data_hash = digest.hexdigest()
+    table = table.append_column("data_hash", pa.repeat(data_hash, table.num_rows))
+    # A fingerprint of our own: `datasets` would pickle the whole table to make one.
+    return Dataset(table, fingerprint=data_hash[:16])
 
 
 def _load(benchmark: Benchmark, files: Any, data_used: dict[str, Any] | None) -> dict[str, Dataset]:
