@@ -58,7 +58,9 @@ def test_cutting_twice_is_cutting_once(text: str) -> None:
     assert text.startswith(cut)
 
 
-@given(st.text(alphabet="aAthe1 9.,-/!", max_size=12), st.text(alphabet="aAthe1 9.,-/!", max_size=6))
+@given(
+    st.text(alphabet="aAthe1 9.,-/!", max_size=12), st.text(alphabet="aAthe1 9.,-/!", max_size=6)
+)
 def test_whole_words_are_never_more_than_contained(prediction: str, reference: str) -> None:
     if metrics.contains_words(prediction, [reference]):
         assert metrics.contains(prediction, [reference])

@@ -1,0 +1,125 @@
+"""Every YAML under task_configs loads, builds and renders, and states what a score depends on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lm_eval.api.group import Group
+from lm_eval.api.task import Task
+from lm_eval.tasks import TaskManager
+
+from tests import tiny
+from tests.ctx_tasks import reading_data as data
+
+CONFIGS = Path(__file__).parents[2] / "task_configs"
+TASKS = {
+    "drop_contains",
+    "drop_contains_plain",
+    "nih_recall",
+    "nih_recall_prefix",
+    "quac_contains",
+    "quac_contains_plain",
+    "squad_contains",
+    "squad_contains_plain",
+}
+AVERAGED = ["nih_recall", "squad_contains", "quac_contains", "drop_contains"]
+each_task = pytest.mark.parametrize("name", sorted(TASKS))
+
+
+@pytest.fixture(scope="module")
+def manager(tmp_path_factory: pytest.TempPathFactory) -> TaskManager:
+    """The tasks on small local data: no hub, no harness defaults."""
+    folder = tmp_path_factory.mktemp("tasks")
+    tiny.tokenizer().save_pretrained(folder / "tokenizer")
+    metadata: dict[str, Any] = {
+        **data.write_all(folder),
+        "tokenizer": str(folder / "tokenizer"),
+        "lengths": 2,
+        "depths": 2,
+        "min_length": 200,
+        "max_length": 300,
+    }
+    return TaskManager(include_path=str(CONFIGS), include_defaults=False, metadata=metadata)
+
+
+def build(manager: TaskManager, name: str) -> Task:
+    task = manager.load([name])["tasks"][name]
+    assert isinstance(task, Task)
+    return task
+
+
+def test_there_is_a_yaml_for_each_task_and_the_group_and_no_other(manager: TaskManager) -> None:
+    assert len(list(CONFIGS.rglob("*.yaml"))) == 9
+    assert set(manager.all_tasks) == TASKS | {"context_awareness"}
+
+
+def test_every_yaml_is_indexed_under_its_own_file_name() -> None:
+    for path in CONFIGS.rglob("*.yaml"):
+        # BaseLoader leaves the harness's !function tags alone.
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        assert path.stem in (content.get("task"), content.get("group"))
+
+
+@each_task
+def test_task_renders_a_prompt_and_a_target(manager: TaskManager, name: str) -> None:
+    task = build(manager, name)
+    documents = list(task.eval_docs)
+    assert len(documents) >= 2
+    for document in documents:
+        prompt = task.doc_to_text(document)
+        assert prompt.strip()
+        assert "{{" not in prompt
+        assert task.doc_to_target(document)
+
+
+@each_task
+def test_task_states_what_a_score_depends_on(manager: TaskManager, name: str) -> None:
+    config = build(manager, name).config
+    assert config.generation_kwargs["do_sample"] is False
+    assert isinstance(config.generation_kwargs["until"], list)
+    assert config.generation_kwargs["max_gen_toks"] == (50 if name.startswith("nih") else 100)
+    assert config.output_type == "generate_until"
+    assert config.metadata["version"] == 1.0
+    assert "score" in {metric["metric"] for metric in config.metric_list}
+    for metric in config.metric_list:
+        assert metric["aggregation"] == "mean"
+        assert isinstance(metric["higher_is_better"], bool)
+
+
+@each_task
+def test_task_scores_an_output_with_the_metrics_it_states(manager: TaskManager, name: str) -> None:
+    task = build(manager, name)
+    stated = {metric["metric"] for metric in task.config.metric_list}
+    scored: set[str] = set()
+    for document in task.eval_docs:
+        scores = task.process_results(document, ["Some output. And more."])
+        assert all(0.0 <= value <= 1.0 for value in scores.values())
+        scored |= set(scores)
+    assert scored == stated
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in CONFIGS.glob("*/*.yaml")}))
+def test_every_folder_has_a_readme_with_its_tasks_and_a_changelog(folder: Path) -> None:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "## Changelog" in text
+    assert "2411.02688" in text
+    assert all(path.stem in text for path in folder.glob("*.yaml"))
+
+
+def test_the_group_is_the_unweighted_mean_of_the_four_scores(manager: TaskManager) -> None:
+    group = manager.load(["context_awareness"])["groups"]["context_awareness"]
+    assert isinstance(group, Group)
+    assert group.child_names == AVERAGED
+    values = dict(zip(AVERAGED, [0.9846, 0.5918, 0.1130, 0.2739], strict=True))
+    sizes = dict(zip(AVERAGED, [400, 10570, 1000, 9536], strict=True))
+    results: dict[str, Any] = {
+        name: {"score,none": values[name], "score_stderr,none": 0.02, "sample_len": sizes[name]}
+        for name in AVERAGED
+    }
+    averaged = group.aggregate(results)
+    assert averaged["score,none"] == pytest.approx((0.9846 + 0.5918 + 0.1130 + 0.2739) / 4)
+    assert averaged["score_stderr,none"] == pytest.approx(math.sqrt(4 * 0.02**2) / 4)
