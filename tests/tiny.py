@@ -1,4 +1,4 @@
-"""Small tokenizers and randomly initialised models of real architectures: no downloads, a second each."""
+"""Small tokenizers and randomly initialised models of real architectures, without a download."""
 
 from __future__ import annotations
 

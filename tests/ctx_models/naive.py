@@ -1,4 +1,4 @@
-"""A whole model run on `reference.py`: float64, full matrices, no cache. It judges the fast paths."""
+"""A whole model run on `reference.py`: float64, full matrices, no cache; the fast paths' judge."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def naive(
     alpha: torch.Tensor,
     segments: torch.Tensor | None = None,
 ) -> Iterator[PreTrainedModel]:
-    """A float64 copy of `model` steered by eq. 1: user bool [batch, tokens], alpha [layers, heads]."""
+    """A float64 copy steered by eq. 1: user bool [batch, tokens], alpha [layers, heads]."""
     twin = copy.deepcopy(model).double()
     twin.set_attn_implementation("naive")
     _RUN.update(user=user, alpha=alpha.double(), segments=segments, mass=[])

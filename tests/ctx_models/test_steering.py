@@ -292,11 +292,10 @@ def test_an_error_inside_restores_the_model():
 
 def test_two_models_are_steered_at_once():
     first, second, (ids, _, user) = tiny.model(), tiny.model(seed=1), left_padded_batch()
-    with torch.no_grad():
-        with steer(first, user, alpha=0.5):
-            alone = first(input_ids=ids).logits
-            with steer(second, user, alpha=0.2):
-                assert torch.equal(first(input_ids=ids).logits, alone)
+    with torch.no_grad(), steer(first, user, alpha=0.5):
+        alone = first(input_ids=ids).logits
+        with steer(second, user, alpha=0.2):
+            assert torch.equal(first(input_ids=ids).logits, alone)
 
 
 class TestRefused:

@@ -1,0 +1,367 @@
+"""`hf-ctx`: the harness's own `hf` model, steered or with `[IND]`.
+
+A thin subclass of `HFLM`. The harness hands a model only the rendered prompt, so the segments are
+found where the chat template is applied and travel with the text (`PromptText`). With alpha=1 and
+no indicator every method is HFLM's own: same generations, bit-identical log-likelihoods.
+
+Without a chat template the whole prompt is user text. The continuation of a log-likelihood request
+is the model's response, never user text.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from difflib import get_close_matches
+from hashlib import blake2b
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval.models.huggingface import HFLM
+
+from ctx_tasks.errors import UserError
+
+from . import attention
+from .fingerprint import check_cache, checkpoint_fingerprint, short_hash
+from .indicator import check_indicator
+from .spans import Rendered, Segment, Segmented, raw, render, tokenize, with_response
+from .steering import Steering, read_heads, steer
+
+logger = logging.getLogger(__name__)
+
+
+class PromptText(str):
+    """A rendered prompt that remembers its segments (and keeps them when pickled)."""
+
+    rendered: Rendered
+
+    @classmethod
+    def of(cls, rendered: Rendered) -> PromptText:
+        """The text of `rendered`, carrying it along."""
+        text = cls(rendered.text)
+        text.rendered = rendered
+        return text
+
+
+class CtxLM(HFLM):
+    """HFLM with attention steering and the context indicator.
+
+    Args:
+        pretrained: model folder or hub name.
+        alpha, schedule, steer_generated: see `Steering`.
+        layers: layers to steer, such as "8-15" or "3+5+9" (commas separate model arguments);
+            default all.
+        heads: path of a JSON file {"layer": [heads]}; default all.
+        indicator: token appended to the user turn, such as "[IND]".
+        indicator_turns: "last" (default) or "all" user turns.
+        indicator_strict: False allows an indicator that is not one token of the tokenizer.
+        peft, tokenizer, **kwargs: HFLM's; the adapter's tokenizer is used when it has one.
+
+    Raises:
+        UserError: any setting out of range, before the model loads where possible.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        alpha: float = 1.0,
+        schedule: str = "constant",
+        steer_generated: bool = True,
+        layers: str | int | list[int] | None = None,
+        heads: str | None = None,
+        indicator: str | None = None,
+        indicator_turns: str = "last",
+        indicator_strict: bool = True,
+        peft: str | None = None,
+        tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self.steering = Steering(
+            alpha=_number("alpha", alpha),
+            schedule=schedule,  # type: ignore[arg-type]
+            steer_generated=steer_generated,
+            layers=parse_layers(layers),
+            heads=None if heads is None else read_heads(heads),
+        )
+        if indicator_turns not in ("last", "all"):
+            raise UserError(f"indicator_turns={indicator_turns!r}: choose last or all.")
+        self.indicator = indicator
+        self.indicator_turns = indicator_turns
+        self.indicator_strict = indicator_strict
+        if peft and tokenizer is None and (Path(peft) / "tokenizer_config.json").exists():
+            tokenizer = peft
+        _refuse_misspelt(kwargs)
+        try:
+            super().__init__(pretrained, tokenizer=tokenizer, peft=peft, **kwargs)
+        except OSError as error:
+            raise UserError(
+                f"pretrained={pretrained!r} could not be loaded: {str(error).splitlines()[0]} "
+                "Give the folder or hub name of a transformers model."
+            ) from error
+        if self.steering.active:
+            self._check_model()
+        self._user_mask: torch.Tensor | None = None
+        self._row_masks: dict[bytes, np.ndarray] = {}
+        self._probing = False
+        self._templated = False
+        self._paths: set[str] = set()
+
+    def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
+        """HFLM makes the tokenizer before the model: check the indicator there, not after."""
+        super()._create_tokenizer(*args, **kwargs)
+        if self.indicator is not None:
+            check_indicator(self.tokenizer, self.indicator, strict=self.indicator_strict)
+
+    def _check_model(self) -> None:
+        attention.require_softmax_attention(self.model)
+        config = self.model.config.get_text_config()
+        self.steering.biases(config.num_hidden_layers, config.num_attention_heads)
+
+    @property
+    def _segmented(self) -> bool:
+        """Whether anything here needs to know which tokens are the user's."""
+        return self.steering.active or self.indicator is not None
+
+    # ---- prompts -------------------------------------------------------------------------------
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Render the messages; with steering or an indicator the result carries its segments."""
+        self._templated = True
+        # Without a template `render` says so in one sentence; HFLM would not.
+        if not self._segmented and self.tokenizer.chat_template:
+            return super().apply_chat_template(chat_history, add_generation_prompt)
+        rendered = render(
+            self.tokenizer,
+            chat_history,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+            indicator=self.indicator,
+            indicator_turns=self.indicator_turns,
+            template_args=self.chat_template_args,
+        )
+        return PromptText.of(rendered)
+
+    def _rendered(self, text: str) -> Rendered:
+        """The segments of a prompt as the harness hands it back."""
+        if isinstance(text, PromptText):
+            return text.rendered
+        if self._templated:
+            raise UserError(
+                "This task changes the prompt after the chat template, so its user turn is lost: "
+                f"{text[:60]!r}; run it with alpha=1 and without an indicator."
+            )
+        return raw(text, self.indicator)
+
+    def _tokens(self, rendered: Rendered) -> Segmented:
+        return tokenize(self.tokenizer, rendered, add_special_tokens=self.add_bos_token)
+
+    def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
+        """HFLM's; a prompt that carries its segments is tokenised as it will be run."""
+        if isinstance(string, PromptText) and not args and not kwargs:
+            return self._tokens(string.rendered).input_ids
+        return super().tok_encode(string, *args, **kwargs)
+
+    # ---- generation ----------------------------------------------------------------------------
+
+    def tok_batch_encode(
+        self,
+        strings: list[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and attention mask, each [batch, tokens]; notes which tokens are the user's."""
+        if not self._segmented:
+            return super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
+        rows = [self._tokens(self._rendered(text)) for text in strings]
+        longest = max(len(row.input_ids) for row in rows)
+        width = min(longest, left_truncate_len or longest)
+        if width < longest:
+            logger.warning("Left truncation: %d tokens cut to the last %d.", longest, width)
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        user = torch.zeros(len(rows), width, dtype=torch.bool)
+        for row, tokens in enumerate(rows):
+            kept = slice(-min(width, len(tokens.input_ids)), None)
+            where = kept if padding_side == "left" else slice(0, -kept.start)
+            ids[row, where] = torch.tensor(tokens.input_ids[kept])
+            mask[row, where] = 1
+            user[row, where] = torch.tensor(tokens.segments[kept]) == Segment.USER
+        self._user_mask = user
+        return ids, mask
+
+    def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not self.steering.active:
+            return super()._model_generate(context, *args, **kwargs)
+        assert self._user_mask is not None
+        with self._steered(self._user_mask):
+            return super()._model_generate(context, *args, **kwargs)
+
+    @contextmanager
+    def _steered(self, user_mask: torch.Tensor) -> Iterator[None]:
+        settings = self.steering
+        with steer(
+            self.model,
+            user_mask.to(self.device),
+            alpha=settings.alpha,
+            schedule=settings.schedule,
+            steer_generated=settings.steer_generated,
+            layers=settings.layers,
+            heads=settings.heads,
+        ):
+            yield
+            control = attention.active_control(self.model)
+            self._paths |= control.paths if control else set()
+
+    # ---- log-likelihoods -----------------------------------------------------------------------
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """HFLM's split of context and continuation, noting which tokens are the user's."""
+        if not self._segmented:
+            return super()._encode_pair(context, continuation)
+        prompt = self._rendered(context)
+        stripped = prompt.text.rstrip()
+        continuation = prompt.text[len(stripped) :] + continuation
+        prompt = _clipped(prompt, len(stripped))
+        prompt_tokens = self._tokens(prompt)
+        whole_tokens = self._tokens(with_response(prompt, continuation))
+        self._note_row(whole_tokens)
+        ids, split = whole_tokens.input_ids, len(prompt_tokens.input_ids)
+        return ids[:split], ids[split:]
+
+    def _note_row(self, tokens: Segmented) -> None:
+        """Remember the user mask of the row HFLM will build from these tokens."""
+        row = slice(-(self.max_length + 1), None)
+        ids = np.array(tokens.input_ids[row][:-1], dtype=np.int32)
+        user = np.array(tokens.segments[row][:-1]) == Segment.USER
+        self._row_masks[_digest(ids)] = np.packbits(user)
+
+    def _row_mask(self, ids: np.ndarray) -> np.ndarray:
+        """The user mask of a row that HFLM padded on the right with zeros."""
+        shortest = int(np.flatnonzero(ids)[-1]) + 1 if ids.any() else 1
+        for length in range(shortest, len(ids) + 1):
+            packed = self._row_masks.get(_digest(ids[:length]))
+            if packed is not None:
+                return np.unpackbits(packed, count=length).astype(bool)
+        raise UserError(
+            "A log-likelihood row without a prompt (perplexity tasks, empty context) has no user "
+            "turn to steer towards; run it with alpha=1."
+        )
+
+    def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not self.steering.active:
+            return super()._model_call(inps, *args, **kwargs)
+        user = torch.ones(inps.shape, dtype=torch.bool)
+        if not self._probing:
+            for row, ids in enumerate(inps.cpu().numpy().astype(np.int32)):
+                found = self._row_mask(ids)
+                user[row, : len(found)] = torch.from_numpy(found)
+                user[row, len(found) :] = False
+        with self._steered(user):
+            return super()._model_call(inps, *args, **kwargs)
+
+    def _detect_batch_size(self, *args: Any, **kwargs: Any) -> int:
+        self._probing = True
+        try:
+            return super()._detect_batch_size(*args, **kwargs)
+        finally:
+            self._probing = False
+
+    # ---- what results and caches must know -----------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        """Everything of ours that can move an answer, as plain JSON values."""
+        template = self.tokenizer.chat_template if self._templated else None
+        return {
+            **self.steering.record(),
+            "indicator": self.indicator,
+            "indicator_turns": self.indicator_turns if self.indicator else None,
+            "chat_template": None if template is None else short_hash(str(template)),
+            "chat_template_args": self.chat_template_args,
+        }
+
+    def get_model_info(self) -> dict[str, Any]:
+        """HFLM's model information and our settings, for the results file."""
+        loaded = self.model.config.get_text_config()._attn_implementation
+        path = f"{attention.NAME}: {'+'.join(sorted(self._paths))}"
+        used = path if self.steering.active else loaded
+        return {**super().get_model_info(), "ctx": {**self.settings(), "attention": used}}
+
+    @property
+    def tokenizer_name(self) -> str:
+        """HFLM's, made distinct by what changes a prompt: it is the key of --cache_requests."""
+        name = super().tokenizer_name
+        if not self._segmented:
+            return name
+        marks = [self.indicator, self.indicator_turns, str(self.tokenizer.chat_template)]
+        return f"{name}__ctx_{short_hash(json.dumps(marks))}"
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Attach the answer cache of --use_cache, unless other settings wrote it."""
+        if cache_hook.dbdict is not None:
+            fingerprint = {
+                **checkpoint_fingerprint(self.pretrained, self.revision, self.peft, self.delta),
+                "dtype": str(self.model.dtype),
+                **self.settings(),
+            }
+            check_cache(cache_hook.dbdict, fingerprint)
+        super().set_cache_hook(cache_hook)
+
+
+def parse_layers(value: str | int | list[int] | None) -> tuple[int, ...] | None:
+    """Layer indices from "8-15", "3+5+9" or both mixed, an int, or a list of ints.
+
+    Raises:
+        UserError: anything else.
+    """
+    if value is None or isinstance(value, list):
+        return None if value is None else tuple(value)
+    layers: list[int] = []
+    try:
+        for part in str(value).split("+"):
+            first, _, last = part.partition("-")
+            layers.extend(range(int(first), int(last or first) + 1))
+    except ValueError as error:
+        raise UserError(
+            f'layers={value!r} cannot be read: write ranges and single layers such as "8-15+20".'
+        ) from error
+    return tuple(layers)
+
+
+_OWN_ARGUMENTS = [name for name in signature(CtxLM.__init__).parameters if name != "kwargs"]
+
+
+def _refuse_misspelt(arguments: dict[str, Any]) -> None:
+    """HFLM hands unknown arguments to the model's constructor; catch what looks like ours."""
+    known = signature(HFLM.__init__).parameters
+    for name, value in arguments.items():
+        close = get_close_matches(name, _OWN_ARGUMENTS, n=1, cutoff=0.75)
+        if name not in known and close:
+            raise UserError(f"{name}={value} is not a model argument: did you mean {close[0]}?")
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}={value!r} is not a number.") from error
+
+
+def _digest(ids: np.ndarray) -> bytes:
+    return blake2b(ids.tobytes(), digest_size=16).digest()
+
+
+def _clipped(rendered: Rendered, length: int) -> Rendered:
+    """The first `length` characters of `rendered`."""
+    spans = [span._replace(end=min(span.end, length)) for span in rendered.spans]
+    kept = tuple(span for span in spans if span.start < span.end)
+    places = tuple(place for place in rendered.indicators if place[1] <= length)
+    return replace(rendered, text=rendered.text[:length], spans=kept, indicators=places)
