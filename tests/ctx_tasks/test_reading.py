@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import http.server
 import json
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, DatasetInfo
 
 from ctx_tasks import reading
 from ctx_tasks.errors import UserError
@@ -254,6 +256,55 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"names the folder .*, which holds no file ending in"):
         load("drop", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["squad", "drop"])
+def test_without_files_the_hub_dataset_is_loaded(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder with a parquet split stands in for the hub's repository: the same `load_dataset`.
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    pq.write_table(pa.Table.from_pylist(data.ROWS[name]), repository / "validation.parquet")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    benchmark = dataclasses.replace(getattr(reading, name.upper()), hub=(str(repository),))
+    monkeypatch.setattr(reading, name.upper(), benchmark)
+    used: dict[str, Any] = {}
+    loaded = LOADERS[name](data_used=used)["validation"].to_list()
+    assert loaded == load(name, str(repository))
+    assert used["source"] == f"{repository}@unknown"
+
+
+def test_the_hubs_commit_is_read_from_the_downloaded_files() -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    info = DatasetInfo(download_checksums={f"hf://datasets/o/squad@{commit}/v.parquet": {}})
+    assert reading._revision(Dataset.from_dict({"a": [1]}, info=info)) == commit
+
+
+def test_a_hub_that_cannot_be_reached_asks_for_local_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "DROP", dataclasses.replace(reading.DROP, hub=("./no-such",)))
+    asked = r"could not be loaded from the Hugging Face hub .* --metadata '\{\"drop_files\""
+    with pytest.raises(UserError, match=asked):
+        reading.drop()
+
+
+def test_a_release_that_cannot_be_fetched_asks_for_a_local_copy(
+    monkeypatch: pytest.MonkeyPatch, served: str
+) -> None:
+    unreachable = dataclasses.replace(reading.QUAC, url=f"{served}/val_v0.2.json")
+    monkeypatch.setattr(reading, "QUAC", unreachable)
+    with pytest.raises(UserError, match=r"val_v0\.2\.json could not be .*\"quac_files\": \"PATH\""):
+        reading.quac()
+
+
+def test_without_files_the_release_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, served: str
+) -> None:
+    path = as_json(tmp_path / "val_v0.2.json", data.quac_release(data.QUAC))
+    monkeypatch.setattr(
+        reading, "QUAC", dataclasses.replace(reading.QUAC, url=f"{served}/val_v0.2.json")
+    )
+    assert reading.quac()["validation"].to_list() == load("quac", path)
 
 
 def test_many_rows_are_read_in_seconds(tmp_path: Path) -> None:
