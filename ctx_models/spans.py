@@ -9,7 +9,7 @@ content is framed by private-use characters that occur in no message, the templa
 them, and they are taken out again: what stood between them is content, wherever the template put
 it. The result is kept only if it equals the unmarked render to the character. A template that
 looks into the content (trims it, cuts at `</think>`) is met by framing the pieces around what it
-looks for (`_GAPS`); one that still renders differently is refused.
+looks for (`_TEXT_GAPS`); one that still renders differently is refused.
 
 **Special-token strings in content stay text**: see `controls`. Without such strings the ids are
 those of `tokenizer(text)`.
@@ -132,16 +132,18 @@ class _Piece(NamedTuple):
     end: int
 
 
-# What a template may cut away or look for at the edge of content, left outside the marks. Tried in
-# this order for each role until the marked render equals the plain one; the earlier, the less
-# content is left to be recognised by comparison.
-_GAPS = (
-    None,
-    r"\A\s+|\s+\Z",
+# What a template may cut away or look for in content, left outside the marks. Tried in this order
+# until the marked render equals the plain one; the earlier, the less is left to recognise by
+# comparison. The first two suit a whole role, since templates trim by role; the others (think tags,
+# a tag at the start or the end) only the texts that need them.
+_ROLE_GAPS = (None, r"\A\s+|\s+\Z")
+_TEXT_GAPS = (
+    *_ROLE_GAPS,
     r"\A\s+|\s+\Z|</?think>",
     r"\A\s+|\s*</?think>\s*|\s+\Z",
-    r"\A\s+|\s*</?\w+>\s*|\s+\Z",
+    r"\A\s*(?:<\w+>\s*)?|(?:\s*</\w+>)?\s*\Z",
 )
+_Gaps = Mapping[_Field, "str | None"]
 
 
 def render(
@@ -176,7 +178,7 @@ def render(
         **(template_args or {}),
     )
     attempt = functools.partial(_attempt, draw, messages, fields, indicator)
-    rendered = _search(attempt, list(dict.fromkeys(field.role for field in fields)))
+    rendered = _search(attempt, fields)
     if indicator and not rendered.indicators:
         raise UserError(
             f"the chat template drops the indicator {indicator!r} from the user turn: use another "
@@ -261,27 +263,36 @@ def _draw(tokenizer: Any, messages: list[dict[str, Any]], **arguments: Any) -> s
         ) from error
 
 
-_Attempt = Callable[[Mapping[str, str | None]], Rendered | None]
+_Attempt = Callable[[_Gaps], "Rendered | None"]
 
 
-def _search(attempt: _Attempt, roles: Sequence[str]) -> Rendered:
-    """The first choice of gaps per role under which the marks change nothing.
-
-    Roles are tried one by one, the others unmarked, because templates trim by role.
-    """
-    whole = attempt(dict.fromkeys(roles))
+def _search(attempt: _Attempt, fields: Sequence[_Field]) -> Rendered:
+    """The first choice of gaps under which the marks change nothing, role by role."""
+    whole = attempt(dict.fromkeys(fields))
     if whole is not None:
         return whole
-    chosen: dict[str, str | None] = {}
-    for role in roles:
-        working = (gap for gap in _GAPS if attempt({role: gap}) is not None)
-        chosen[role] = next(working, "")
-        if chosen[role] == "":
-            raise _rewritten(role)
+    chosen: dict[_Field, str | None] = {}
+    for role in dict.fromkeys(field.role for field in fields):
+        chosen |= _role_gaps(attempt, [field for field in fields if field.role == role])
     rendered = attempt(chosen)
     if rendered is None:
-        raise _rewritten(" and ".join(roles))
+        raise _rewritten(" and ".join(dict.fromkeys(field.role for field in fields)))
     return rendered
+
+
+def _role_gaps(attempt: _Attempt, fields: Sequence[_Field]) -> dict[_Field, str | None]:
+    """Gaps for the texts of one role, the others unmarked: one for all, or one for each."""
+    for gap in _ROLE_GAPS:
+        if attempt(dict.fromkeys(fields, gap)) is not None:
+            return dict.fromkeys(fields, gap)
+    return {field: _text_gap(attempt, field) for field in fields}
+
+
+def _text_gap(attempt: _Attempt, field: _Field) -> str | None:
+    for gap in _TEXT_GAPS:
+        if attempt({field: gap}) is not None:
+            return gap
+    raise _rewritten(field.role)
 
 
 def _rewritten(role: str) -> UserError:
@@ -297,9 +308,9 @@ def _attempt(
     messages: Sequence[Message],
     fields: Sequence[_Field],
     indicator: str | None,
-    gaps: Mapping[str, str | None],
+    gaps: _Gaps,
 ) -> Rendered | None:
-    """Render plainly and with marks on the roles in `gaps`; None where the two texts differ.
+    """Render plainly and with marks on the texts in `gaps`; None where the two texts differ.
 
     The plain render is repeated with every attempt: templates may print the time.
     """
@@ -342,14 +353,14 @@ class _Marks:
     def plain(self, field: _Field) -> str:
         return append_indicator(field.text, self._indicator) if field.indicated else field.text
 
-    def frame(self, field: _Field, gaps: Mapping[str, str | None]) -> str:
+    def frame(self, field: _Field, gaps: _Gaps) -> str:
         """The field with every stretch between gaps in marks of its own."""
-        if field.role not in gaps:
+        if field not in gaps:
             return self.plain(field)
         # One character for the indicator, so that no gap pattern can match in or before it.
         token = self._indicator_open
         text = append_indicator(field.text, token) if field.indicated else field.text
-        ends = [(0, 0), *_matches(gaps[field.role], text), (len(text), len(text))]
+        ends = [(0, 0), *_matches(gaps[field], text), (len(text), len(text))]
         framed = ""
         for (_, start), (end, following) in itertools.pairwise(ends):
             framed += self._framed(field, text, start, end) + text[end:following]

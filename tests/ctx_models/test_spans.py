@@ -273,6 +273,17 @@ def test_a_tag_that_the_template_looks_for_is_content() -> None:
     assert braced(rendered) == f"<|im_start|>tool\n{{0:USER:{typed}}}<|im_end|>\n"
 
 
+def test_a_tag_in_one_turn_opens_no_hole_in_another() -> None:
+    messages = [
+        {"role": "user", "content": "<tool_response>"},
+        YES,
+        {"role": "user", "content": "<s>"},
+    ]
+    tok = tokenizer("thinking")
+    assert braced(render(tok, messages)).endswith("user\n{2:USER:<s>}<|im_end|>\n")
+    assert tok.bos_token_id not in segment(tok, messages).input_ids
+
+
 def test_private_use_characters_in_content_are_kept() -> None:
     typed = "\U000f0000\U000f0001\U00100000\U00100001\ue000 </s>"
     tok = tokenizer("zephyr")
