@@ -392,7 +392,7 @@ def _prefill(call: _Call) -> torch.Tensor:
         query_channels.append(torch.ones_like(call.query[:1, :1, :1, :1]))
         key_channels.append(padded * (_PADDED / call.scaling))
     width = _extended_width(call)
-    extended = _Call(**{**vars(call)})
+    extended = _Call(**vars(call))
     extended.query = _append(call.query, query_channels, width)
     extended.key = _append(call.key, [channel[:, None, :, None] for channel in key_channels], width)
     extended.value = _append(call.value, [], width)

@@ -19,7 +19,7 @@ from difflib import get_close_matches
 from hashlib import blake2b
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from ctx_tasks.errors import UserError
 
 from . import attention
 from .fingerprint import check_cache, checkpoint_fingerprint, short_hash
-from .indicator import check_indicator
+from .indicator import Turns, check_indicator
 from .spans import Rendered, Segment, Segmented, raw, render, tokenize, with_response
 from .steering import Steering, read_heads, steer
 
@@ -89,10 +89,10 @@ class CtxLM(HFLM):
             layers=parse_layers(layers),
             heads=None if heads is None else read_heads(heads),
         )
-        if indicator_turns not in ("last", "all"):
+        if indicator_turns not in get_args(Turns):
             raise UserError(f"indicator_turns={indicator_turns!r}: choose last or all.")
         self.indicator = indicator
-        self.indicator_turns = indicator_turns
+        self.indicator_turns: Turns = indicator_turns  # type: ignore[assignment]
         self.indicator_strict = indicator_strict
         if peft and tokenizer is None and (Path(peft) / "tokenizer_config.json").exists():
             tokenizer = peft
