@@ -136,12 +136,13 @@ class _Piece(NamedTuple):
 # until the marked render equals the plain one; the earlier, the less is left to recognise by
 # comparison. The first two suit a whole role, since templates trim by role; the others (think tags,
 # a tag at the start or the end) only the texts that need them.
-_ROLE_GAPS = (None, r"\A\s+|\s+\Z")
+# Runs of spaces are entered at their start only: from every position it would take n * n steps.
+_ROLE_GAPS = (None, r"\A\s+|(?<!\s)\s+\Z")
 _TEXT_GAPS = (
     *_ROLE_GAPS,
-    r"\A\s+|\s+\Z|</?think>",
-    r"\A\s+|\s*</?think>\s*|\s+\Z",
-    r"\A\s*(?:<\w+>\s*)?|(?:\s*</\w+>)?\s*\Z",
+    r"\A\s+|(?<!\s)\s+\Z|</?think>",
+    r"\A\s+|(?:(?<!\s)\s+)?</?think>\s*|(?<!\s)\s+\Z",
+    r"\A\s*(?:<\w+>\s*)?|(?:(?<!\s)\s+)?(?:</\w+>\s*)?\Z",
 )
 _Gaps = Mapping[_Field, "str | None"]
 

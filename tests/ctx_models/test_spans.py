@@ -234,6 +234,13 @@ def test_spaces_at_the_edge_are_content_where_the_template_keeps_them(name: str,
     assert [rendered.text[s.start : s.end] for s in rendered.spans] == [kept, "Hi!"]
 
 
+@pytest.mark.timeout(20)
+def test_long_runs_of_spaces_take_linear_time() -> None:
+    typed = " a" + " " * 100_000 + "b"
+    rendered = render(tokenizer("llama-3"), [{"role": "user", "content": typed}])
+    assert [s.end - s.start for s in rendered.spans] == [100_002]
+
+
 def test_roles_that_are_trimmed_and_roles_that_are_not_live_together() -> None:
     template = (
         "{% for m in messages %}<{{ m.content | trim if m.role == 'user' else m.content }}>"
