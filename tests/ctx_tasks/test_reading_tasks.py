@@ -34,10 +34,11 @@ class Scripted(LM):
         super().__init__()
         self.answers = answers
         self.prompts: list[str] = []
+        self.settings: list[dict[str, Any]] = []
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         self.prompts = [request.args[0] for request in requests]
-        assert all(request.args[1] == SETTINGS for request in requests)
+        self.settings = [request.args[1] for request in requests]
         return [self._answer(prompt) for prompt in self.prompts]
 
     def _answer(self, prompt: str) -> str:
@@ -159,9 +160,10 @@ PROMPTS = [
 
 
 @pytest.mark.parametrize(("task", "expected"), PROMPTS)
-def test_prompts_are_the_papers(run: Run, task: str, expected: str) -> None:
+def test_prompts_and_generation_are_the_papers(run: Run, task: str, expected: str) -> None:
     _, model = run(task, {"": "x"})
     assert model.prompts[0] == expected
+    assert all(settings == SETTINGS for settings in model.settings)
 
 
 def test_shots_come_from_other_questions(run: Run) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
+from lm_eval import simple_evaluate
 from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
 from tests import tiny
 from tests.ctx_tasks import reading_data as data
+from tests.ctx_tasks.test_reading_tasks import Scripted
 
 CONFIGS = Path(__file__).parents[2] / "task_configs"
 TASKS = {
@@ -123,3 +125,14 @@ def test_the_group_is_the_unweighted_mean_of_the_four_scores(manager: TaskManage
     averaged = group.aggregate(results)
     assert averaged["score,none"] == pytest.approx((0.9846 + 0.5918 + 0.1130 + 0.2739) / 4)
     assert averaged["score_stderr,none"] == pytest.approx(math.sqrt(4 * 0.02**2) / 4)
+
+
+def test_the_harness_reports_the_groups_average(manager: TaskManager) -> None:
+    model = Scripted({"": "Ada will eat a sandwich"})
+    results = simple_evaluate(
+        model=model, tasks=["context_awareness"], task_manager=manager, bootstrap_iters=10
+    )
+    # Two keywords of seven; one of three SQuAD, one of two QuAC and no DROP questions.
+    expected = (2 / 7 + 1 / 3 + 1 / 2 + 0) / 4
+    assert results["groups"]["context_awareness"]["score,none"] == pytest.approx(expected)
+    assert results["results"]["context_awareness"]["score_stderr,none"] > 0
