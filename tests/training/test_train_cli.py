@@ -1,0 +1,123 @@
+"""`ctx-train` as a user types it, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tokenizer
+from training import files
+
+COMMANDS = ("prepare", "select")
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).parents[2])
+    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-m", "training.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "100"},
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert f"ctx-train {command} " in done.stdout
+    assert "Example:" in done.stdout
+
+
+def test_help_and_commands_import_no_torch() -> None:
+    script = (
+        "import sys; from training import cli, preparation, selection\n"
+        "try: cli.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'datasets', 'matplotlib'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_prepare_and_select_in_a_row(tmp_path: Path) -> None:
+    tokenizer().save_pretrained(tmp_path / "tok")
+    pairs = [{"instruction": f"Name bird {i}.", "output": f"Bird {i}."} for i in range(5)]
+    files.write_rows(tmp_path / "raw.jsonl", [*pairs, pairs[0], {"instruction": "x", "output": ""}])
+    first = run(
+        *("prepare", "raw.jsonl", "-o", "chats.jsonl", "--report", "fates.jsonl"),
+        *("--tokenizer", "tok"),
+        cwd=tmp_path,
+    )
+    assert first.returncode == 0, first.stderr
+    assert "7 conversations read: 5 kept, 0 changed, 2 dropped." in first.stdout
+    assert "Table 1: 5 conversations, 5 instructions, average tokens" in first.stdout
+    assert sum(1 for _ in files.read_rows(tmp_path / "fates.jsonl")) == 7
+
+    chats = files.read_rows(tmp_path / "chats.jsonl")
+    scored = ({**row, "context_dependency": [i / 5]} for i, row in enumerate(chats))
+    files.write_rows(tmp_path / "scored.parquet", scored)
+    second = run("select", "scored.parquet", "-o", "marked.jsonl", "--beta", "0.5", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert "Table 1: 2 of 5 scored turns selected (40.0 %)" in second.stdout
+    assert (tmp_path / "marked.jsonl.lengths.png").exists()
+    assert (tmp_path / "marked.jsonl.meta.json").exists()
+    contents = [r["messages"][0]["content"] for r in files.read_rows(tmp_path / "marked.jsonl")]
+    assert [content.endswith(" [IND]") for content in contents] == [False] * 3 + [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("prepare", "nowhere.jsonl", "-o", "out.jsonl"), "There is no file or folder nowhere"),
+        (("prepare", "in.jsonl", "-o", "out.txt"), "must end in .jsonl or .parquet"),
+        (("prepare", "in.jsonl", "-o", "in.jsonl"), "also the input"),
+        (("prepare", "in.jsonl", "-o", "out.jsonl", "--split"), "--split needs a tokenizer"),
+        (
+            ("prepare", "in.jsonl", "-o", "out.jsonl", "--tokenizer", "./none"),
+            "No tokenizer could be loaded from './none'",
+        ),
+        (("select", "in.jsonl", "-o", "out.jsonl"), "run ctx-train score"),
+        (("select", "in.jsonl", "-o", "out.jsonl", "--beta", "6"), "--beta 6.0 is outside"),
+        (("select", "in.jsonl", "-o", "o.jsonl", "--beta", "0.6", "--top", "0.1"), "exactly one"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    row = {"id": "a", "messages": [{"role": "user", "content": "x"}]}
+    files.write_rows(tmp_path / "in.jsonl", [row])
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_steps_are_switched_on_the_command_line(tmp_path: Path) -> None:
+    refusal = {"instruction": "Please do it.", "output": "I cannot help with that."}
+    (tmp_path / "in.json").write_text(json.dumps([refusal]))
+    dropped = run("prepare", "in.json", "-o", "a.jsonl", cwd=tmp_path)
+    kept = run("prepare", "in.json", "-o", "b.jsonl", "--no-refusals", cwd=tmp_path)
+    assert "0 kept, 0 changed, 1 dropped" in dropped.stdout
+    assert "1 kept, 0 changed, 0 dropped" in kept.stdout
+
+
+@pytest.mark.realdata
+def test_the_sharegpt_sample_through_the_command_line(tmp_path: Path) -> None:
+    folder = Path(os.environ["CTX_REAL_DATA"])
+    done = run(
+        *("prepare", folder / "sft" / "sharegpt_sample.json", "-o", tmp_path / "out.parquet"),
+        *("--tokenizer", folder / "tokenizers" / "tinyllama-1.1b-chat-v1.0"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "250 conversations read" in done.stdout
+    assert "Table 1: 318 conversations, 847 instructions, average tokens" in done.stdout
