@@ -1,0 +1,59 @@
+"""Run as `python -m tests.training.load_adapter HOW BASE ADAPTER OUT PROMPT`: what is loaded again.
+
+A process of its own: nothing of the training is in memory. HOW is `hf-ctx` (as `ctx-eval run` does
+it) or `peft` (by hand). Writes both embeddings as they act and the logits of PROMPT, with the
+indicator, to the safetensors file OUT.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+
+def with_hf_ctx(base: str, adapter: str, prompt: str) -> tuple[Any, list[int]]:
+    from ctx_models.lm import CtxLM
+
+    lm = CtxLM(
+        pretrained=base,
+        peft=adapter,
+        indicator="[IND]",
+        device="cpu",
+        dtype="float32",
+        batch_size=1,
+    )
+    text = lm.apply_chat_template([{"role": "user", "content": prompt}])
+    return lm.model, lm.tok_encode(str(text))
+
+
+def with_peft(base: str, adapter: str, prompt: str) -> tuple[Any, list[int]]:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
+    model.resize_token_embeddings(len(tokenizer))
+    turn = [{"role": "user", "content": f"{prompt} [IND]"}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return PeftModel.from_pretrained(model, adapter).eval(), tokenizer(text)["input_ids"]
+
+
+def main(how: str, base: str, adapter: str, out: str, prompt: str) -> None:
+    load = {"hf-ctx": with_hf_ctx, "peft": with_peft}[how]
+    model, ids = load(base, adapter, prompt)
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0]
+    tensors = {
+        "input": model.get_input_embeddings().weight,
+        "output": model.get_output_embeddings().weight,
+        "ids": torch.tensor(ids),
+        "logits": logits,
+    }
+    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,350 @@
+"""Fine-tuning on the CPU with tiny models: rows, adapters, 4 bits, merge, kill and continue."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ctx_tasks.errors import UserError
+from tests.training import tuning
+from training import files, merge, recipe, sft
+from training.dataset import tokenised
+
+ROOT = Path(__file__).parents[2]
+PROMPT = "What does lamp mean?"
+
+
+def python(*arguments, check=True):
+    """A new interpreter in the repository root."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 or not check, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def tuned(request, tmp_path_factory):
+    """A LoRA run, by the steps of `sft.run`, with the model as it was at its end."""
+    folder = tmp_path_factory.mktemp("tuned")
+    base = tuning.base(folder / "base", tied=request.param, pad=False)
+    data = tuning.write_data(folder / "data.jsonl", tuning.conversations(12))
+    loaded = recipe.load(tuning.recipe(folder, base, data), ["training.max_steps=6"])
+    tokenizer, tokens = sft.load_tokenizer(loaded)
+    dataset = tokenised(data, tokenizer, indicator="[IND]").select_columns(["input_ids", "labels"])
+    model = sft.load_model(loaded)
+    trainer = sft.build_trainer(loaded, model, tokenizer, tokens, dataset)
+    trainer.train()
+    trainer.save_model(str(folder / "adapter"))
+    return folder, trainer.model.eval(), tokenizer, tokens
+
+
+def effective_rows(model):
+    return {
+        "input": model.get_input_embeddings().weight.detach(),
+        "output": model.get_output_embeddings().weight.detach(),
+    }
+
+
+def base_rows(folder):
+    stored = load_file(folder / "base" / "model.safetensors")
+    source = stored["model.embed_tokens.weight"]
+    return {"input": source, "output": stored.get("lm_head.weight", source)}
+
+
+def test_under_lora_the_indicator_row_moves_and_the_others_stay_to_the_bit(tuned):
+    folder, model, tokenizer, tokens = tuned
+    indicator = tokenizer.convert_tokens_to_ids("[IND]")
+    for name, rows in effective_rows(model).items():
+        old = base_rows(folder)[name]
+        assert torch.equal(rows[: tokens.known], old)
+        assert not torch.allclose(rows[indicator], old.mean(0), atol=1e-3)
+
+
+def test_under_lora_the_two_new_rows_are_all_that_trains_beside_the_adapter(tuned):
+    folder, model, _, tokens = tuned
+    trained = [p for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n]
+    tied = len(trained) == 1
+    assert [tuple(p.shape) for p in trained] == [(len(tokens.new), 64)] * (1 if tied else 2)
+    stored = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert max(tensor.numel() for tensor in stored.values()) < 1000
+
+
+def test_rows_and_logits_are_found_again_in_a_new_process(tuned, tmp_path):
+    folder, model, tokenizer, tokens = tuned
+    out = tmp_path / "seen.safetensors"
+    how = "peft" if model.config.tie_word_embeddings else "hf-ctx"
+    arguments = (how, folder / "base", folder / "adapter", out, PROMPT)
+    python("-m", "tests.training.load_adapter", *arguments)
+    seen = load_file(out)
+    for name, rows in effective_rows(model).items():
+        assert torch.equal(seen[name][: tokens.known], rows[: tokens.known])
+        assert torch.equal(seen[name][tokens.new], rows[tokens.new])
+    turn = [{"role": "user", "content": f"{PROMPT} [IND]"}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    assert text.startswith("<|system|>\n</s>\n")
+    assert seen["ids"].tolist() == tokenizer(text)["input_ids"]
+    with torch.no_grad():
+        expected = model(seen["ids"][None]).logits[0]
+    torch.testing.assert_close(seen["logits"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_merging_keeps_rows_and_behaviour_in_16_bits(tuned, tmp_path):
+    folder, model, tokenizer, tokens = tuned
+    merged_folder = merge.run(folder / "adapter", tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(merged_folder, dtype="auto")
+    assert {p.dtype for p in merged.parameters()} == {torch.bfloat16}
+    for name, rows in effective_rows(model).items():
+        assert torch.equal(effective_rows(merged)[name], rows.bfloat16())
+    ids = torch.tensor([tokenizer(PROMPT)["input_ids"]])
+    with torch.no_grad():
+        before, after = model(ids).logits.float(), merged(ids).logits.float()
+    torch.testing.assert_close(after, before, rtol=0.05, atol=0.05)
+    again = AutoTokenizer.from_pretrained(merged_folder)
+    assert again.convert_tokens_to_ids("[IND]") == tokens.new[-1]
+    assert again.chat_template == tokenizer.chat_template
+
+
+def test_merging_refuses_what_cannot_be_merged(tuned, tmp_path):
+    adapter = tuned[0] / "adapter"
+    with pytest.raises(UserError, match="holds no adapter"):
+        merge.run(tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match="not 16 bits"):
+        merge.run(adapter, tmp_path / "out", dtype="float32")
+    with pytest.raises(UserError, match="exists"):
+        merge.run(adapter, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def setting(tmp_path):
+    base = tuning.base(tmp_path / "base", pad=False)
+    data = tuning.write_data(tmp_path / "data.jsonl", tuning.conversations(12))
+    return tmp_path, base, data
+
+
+def test_qlora_trains_on_the_cpu_and_merges_in_16_bits(setting, tmp_path):
+    folder, base, data = setting
+    file = tuning.recipe(folder, base, data, quantization=tuning.NF4)
+    counts = sft.run(file, ["model.dtype=bfloat16", "training.gradient_checkpointing=true"])
+    assert counts["steps"] == 4
+    assert counts["turns_with_indicator"] == 6
+    adapter = load_file(folder / "run" / "adapter_model.safetensors")
+    rows = adapter["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"]
+    mean = load_file(base / "model.safetensors")["model.embed_tokens.weight"].mean(0)
+    assert not torch.allclose(rows[1].float(), mean, atol=1e-3)
+    merged = AutoModelForCausalLM.from_pretrained(
+        merge.run(folder / "run", tmp_path / "merged"), dtype="auto"
+    )
+    assert getattr(merged.config, "quantization_config", None) is None
+    assert {p.dtype for p in merged.parameters()} == {torch.bfloat16}
+
+
+def test_full_fine_tuning_trains_everything_and_writes_a_model_with_its_tokenizer(setting):
+    folder, base, data = setting
+    sft.run(tuning.recipe(folder, base, data, lora=None), ["training.assistant_only_loss=true"])
+    before = load_file(base / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    model = AutoModelForCausalLM.from_pretrained(folder / "run")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "run")
+    assert not torch.equal(model.model.layers[0].mlp.up_proj.weight, before)
+    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+    assert tokenizer.tokenize("[IND]") == ["[IND]"]
+    assert model.config.pad_token_id == tokenizer.convert_tokens_to_ids("[PAD]")
+
+
+def test_a_vanilla_packed_run_adds_only_the_pad_token(setting):
+    folder, base, _ = setting
+    data = tuning.write_data(folder / "vanilla.jsonl", tuning.conversations(12, indicator=None))
+    file = tuning.recipe(folder, base, data, indicator=None)
+    counts = sft.run(file, ["training.packing=true", "training.max_length=256"])
+    assert counts["turns_with_indicator"] == 0
+    added = AutoTokenizer.from_pretrained(folder / "run").get_added_vocab()
+    assert "[PAD]" in added
+    assert "[IND]" not in added
+
+
+def test_the_record_and_the_card_say_data_recipe_beta_and_indicator(setting):
+    folder, base, data = setting
+    meta = {"settings": {"beta": 0.6, "indicator": "[IND]"}}
+    files.meta_path(data).write_text(json.dumps(meta), encoding="utf-8")
+    counts = sft.run(tuning.recipe(folder, base, data))
+    card = (folder / "run" / "README.md").read_text(encoding="utf-8")
+    head = yaml.safe_load(card.split("---")[1])
+    assert (head["base_model"], head["library_name"]) == (str(base), "peft")
+    for fact in (str(data), files.sha256(data), "beta = 0.6", "`[IND]`", "recipe.yaml"):
+        assert fact in card
+    assert f"pretrained={base},peft=THIS_FOLDER,indicator=[IND]" in card
+    record = json.loads(files.meta_path(folder / "run").read_text(encoding="utf-8"))
+    assert record["counts"] == counts
+    assert record["inputs"][0]["sha256"] == files.sha256(data)
+    assert record["settings"]["training"]["seed"] == 42
+    assert not list((folder / "run").glob("unfinished*"))
+
+
+def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(setting):
+    folder, base, data = setting
+    file = tuning.recipe(folder, base, data)
+    counts = sft.run(file)
+    weights = folder / "run" / "adapter_model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert sft.run(file, ["training.logging_steps=3"]) == counts
+    assert weights.stat().st_mtime_ns == written
+    with pytest.raises(UserError, match=r"another lora, training.learning_rate; set training.out"):
+        sft.run(file, ["training.learning_rate=1e-4", "lora.r=2"])
+    with pytest.raises(UserError, match="holds a run already"):
+        sft.run(file, resume=False)
+    tuning.write_data(data, tuning.conversations(13))
+    with pytest.raises(UserError, match="another data content"):
+        sft.run(file)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "hello"}], r"Row 1 of .* \(columns \['text'\]\) has no `messages`"),
+        ([{"messages": [{"role": "user", "content": 3}]}], "Row 1 of .* has no `messages`"),
+        ([], "holds no conversation"),
+        ([{"messages": tuning.conversations(2)[1]}], "ends no user turn"),
+    ],
+)
+def test_unusable_data_is_told_in_a_sentence(setting, rows, message):
+    folder, base, data = setting
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        sft.run(tuning.recipe(folder, base, data))
+
+
+def test_a_chat_template_that_is_nowhere_names_the_bundled_ones(setting):
+    file = tuning.recipe(*setting)
+    with pytest.raises(UserError, match=r"tinyllama.jinja, tinyllama_no_system.jinja"):
+        sft.run(file, ["training.chat_template_path=none.jinja"])
+
+
+DYING = """
+import os, signal, sys
+from trl import SFTTrainer
+from training import sft
+
+step = SFTTrainer.training_step
+
+def dying_step(self, *arguments, **keywords):
+    if self.state.global_step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *arguments, **keywords)
+
+SFTTrainer.training_step = dying_step
+sft.run(*sys.argv[1:2], sys.argv[2:])
+"""
+
+
+FULL = pytest.param(None, marks=pytest.mark.slow, id="full")
+
+
+@pytest.mark.parametrize("lora", [pytest.param(tuning.LORA, id="lora"), FULL])
+def test_a_killed_run_continues_to_the_same_end(setting, lora):
+    folder, base, data = setting
+    lora = lora and {**lora, "lora_dropout": 0.1}
+    training = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2}
+    file = tuning.recipe(folder, base, data, lora=lora, training=training)
+    killed = [file, f"training.output_dir={folder / 'killed'}"]
+    done = python("-c", DYING, *killed, check=False)
+    assert done.returncode == -signal.SIGKILL
+    # A checkpoint that the kill had cut off: newer, and without its last file.
+    (folder / "killed" / "checkpoint-6").mkdir()
+    assert not files.meta_path(folder / "killed").exists()
+    first = folder / "killed" / "checkpoint-2" / "trainer_state.json"
+    written = first.stat().st_mtime_ns
+    whole = sft.run(file, [f"training.output_dir={folder / 'whole'}"])
+    continued = sft.run(killed[0], killed[1:])
+    assert first.stat().st_mtime_ns == written
+    assert continued["steps"] == whole["steps"] == 8
+    assert continued["final_loss"] == pytest.approx(whole["final_loss"], abs=1e-4)
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    ends = [load_file(folder / run / name) for run in ("whole", "killed")]
+    for key, tensor in ends[0].items():
+        torch.testing.assert_close(ends[1][key], tensor, rtol=1e-4, atol=1e-5)
+    log = json.loads((folder / "killed" / "checkpoint-8" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in log["log_history"]] == list(range(1, 9))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [tuning.LORA, None], ids=["lora", "full"])
+def test_two_processes_learn_what_one_does(setting, lora):
+    folder, base, data = setting
+    file = tuning.recipe(folder, base, data, lora=lora)
+    one = sft.run(file, ["training.per_device_train_batch_size=4"])
+    script = "import sys; from training import sft; sft.run(sys.argv[1], sys.argv[2:])"
+    program = folder / "program.py"
+    program.write_text(script, encoding="utf-8")
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port()]
+    python(*launch, program, file, f"training.output_dir={folder / 'two'}")
+    record = json.loads(files.meta_path(folder / "two").read_text(encoding="utf-8"))
+    assert record["counts"]["final_loss"] == pytest.approx(one["final_loss"], abs=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_qlora_step_at_the_shape_of_llama_3_8b(tmp_path, capsys):
+    """One step of the bundled recipe on a random model of that shape; prints the peak memory."""
+    base = llama_3_8b(tmp_path / "base")
+    long = [{"role": "user", "content": "lamp " * 6000 + "[IND]"}, *tuning.conversations(1)[0][1:]]
+    data = tuning.write_data(tmp_path / "data.jsonl", [long] * 16)
+    overrides = [
+        f"model.model_name_or_path={base}",
+        f"data.path={data}",
+        f"training.output_dir={tmp_path / 'run'}",
+        "training.max_steps=1",
+        "training.gradient_accumulation_steps=1",
+        "training.dataset_num_proc=1",
+        "training.save_strategy=no",
+    ]
+    torch.cuda.reset_peak_memory_stats()
+    counts = sft.run("llama3-8b-sharegpt-indicator", overrides)
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    with capsys.disabled():
+        print(f"\nQLoRA step, Llama-3-8B shape, 2 x 4096 tokens: peak {peak:.1f} GiB")
+    assert counts["steps"] == 1
+    assert counts["cut"] == 16
+    assert peak < 40
+
+
+def llama_3_8b(folder):
+    """Random bf16 weights of Llama-3-8B's shape (16 GB) under a tiny tokenizer."""
+    from transformers import LlamaConfig
+
+    from tests import tiny
+
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        rope_theta=500000.0,
+        tie_word_embeddings=False,
+    )
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    del model
+    torch.cuda.empty_cache()
+    return folder
