@@ -280,7 +280,8 @@ def _stream(
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(files.row_writer(output))
         log = None if report is None else stack.enter_context(files.row_writer(report))
-        for index, row in enumerate(tqdm(rows, desc="prepare", unit=" conversations")):
+        bar = stack.enter_context(tqdm(rows, desc="prepare", unit=" conversations"))
+        for index, row in enumerate(bar):
             identity, fate = preparer.run(row)
             for name, messages in fate.pieces:
                 writer.write({"id": name, "source": source_name, "messages": messages})

@@ -218,8 +218,8 @@ def select(
             files.refuse_overwrite(written, source)
     cutoff = Cutoff(beta) if beta is not None else top_cutoff(_all_scores(source), top or 0.0)
     selector = Selector(cutoff, indicator, tokenizer)
-    rows = tqdm(files.read_rows(source), desc="select", unit=" conversations")
-    files.write_rows(output, map(selector.mark, rows))
+    with tqdm(files.read_rows(source), desc="select", unit=" conversations") as rows:
+        files.write_rows(output, map(selector.mark, rows))
     if figure is not None:
         draw_lengths(selector.result, figure)
     files.write_meta(
@@ -254,8 +254,9 @@ def _check_settings(beta: float | None, top: float | None, indicator: str) -> No
 def _all_scores(source: str) -> array[float]:
     """The scores of the turns that can be selected, 8 bytes each, in file order."""
     scores = array("d")
-    for index, row in enumerate(tqdm(files.read_rows(source), desc="rank", unit=" conversations")):
-        scores.extend(_selectable_scores(row, index))
+    with tqdm(files.read_rows(source), desc="rank", unit=" conversations") as rows:
+        for index, row in enumerate(rows):
+            scores.extend(_selectable_scores(row, index))
     return scores
 
 
