@@ -7,6 +7,7 @@ weights rounds the adapter away.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -69,31 +70,16 @@ def _save(merged: Any, tokenizer: Any, adapter: Path, output: Path) -> Path:
     shutil.rmtree(staging, ignore_errors=True)
     merged.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
-    if (adapter / "README.md").is_file():
-        card = (adapter / "README.md").read_text(encoding="utf-8")
-        (staging / "README.md").write_text(_merged_card(card), encoding="utf-8")
+    card = adapter / "README.md"
+    if card.is_file():
+        text = _merged_card(card.read_text(encoding="utf-8"))
+        (staging / "README.md").write_text(text, encoding="utf-8")
     os.replace(staging, output)
     return output
 
 
 def _merged_card(card: str) -> str:
     """The adapter's card, for a model that needs no base any more."""
-    lines = [
-        line.replace("library_name: peft", "library_name: transformers")
-        if not line.startswith("ctx-eval run")
-        else _merged_command(line)
-        for line in card.splitlines()
-    ]
-    return "\n".join([*lines, "", "Merged into 16-bit weights; no adapter is needed.", ""])
-
-
-def _merged_command(line: str) -> str:
-    words = [
-        ",".join(
-            "pretrained=THIS_FOLDER" if part.startswith("peft=") else part
-            for part in word.split(",")
-            if not (part.startswith("pretrained=") and "peft=" in word)
-        )
-        for word in line.split(" ")
-    ]
-    return " ".join(words)
+    card = card.replace("library_name: peft", "library_name: transformers")
+    card = re.sub(r"pretrained=[^,\s]+,peft=THIS_FOLDER", "pretrained=THIS_FOLDER", card)
+    return f"{card}\nMerged into 16-bit weights; no adapter is needed.\n"

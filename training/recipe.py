@@ -182,6 +182,14 @@ def _check_combinations(content: dict[str, Any]) -> Iterator[str]:
             f"`training.packing_strategy` is {training['packing_strategy']!r}, expected 'bfd': the "
             "other strategies cut conversations apart"
         )
+    lora = content.get("lora")
+    targets = lora.get("target_modules") if isinstance(lora, dict) else None
+    embeddings = {"embed_tokens", "lm_head"} & set(targets if isinstance(targets, list) else ())
+    if embeddings:
+        yield (
+            f"`lora.target_modules` has {', '.join(sorted(embeddings))}: of the embeddings only the "
+            "rows of new tokens train"
+        )
     if content.get("indicator") == "":
         yield "`indicator` is empty, expected a token such as '[IND]' or null"
 

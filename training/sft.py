@@ -25,7 +25,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ctx_tasks.errors import UserError
 from training import continuation, files, packing, vocabulary
-from training.card import card
+from training.card import card, provenance
 from training.dataset import summary, tokenised
 from training.recipe import RECIPES, Recipe, load
 
@@ -60,7 +60,7 @@ def run(
     recipe = load(recipe_path, overrides)
     arguments = training_arguments(recipe)
     output = Path(recipe.training["output_dir"])
-    with arguments.main_process_first(desc="claiming the output folder"):
+    if arguments.process_index == 0:
         continuation.claim(output, recipe, resume=resume)
     if files.meta_path(output).is_file():
         logger.warning("%s is finished already; delete it to train again.", output)
@@ -89,7 +89,13 @@ def load_tokenizer(recipe: Recipe) -> tuple[Any, vocabulary.Vocabulary]:
     from transformers import AutoTokenizer
 
     source = recipe.model["model_name_or_path"]
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=_revision(recipe))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=_revision(recipe))
+    except OSError as error:
+        raise UserError(
+            f"model.model_name_or_path={source!r} could not be loaded "
+            f"({str(error).splitlines()[0]}); give the folder or hub name of a transformers model."
+        ) from error
     template = recipe.training.get("chat_template_path")
     if template is not None:
         tokenizer.chat_template = _template_file(recipe, template).read_text(encoding="utf-8")
@@ -143,7 +149,17 @@ def load_model(recipe: Recipe) -> Any:
 def _prepare(
     recipe: Recipe, tokenizer: Any, arguments: SFTConfig
 ) -> tuple[Dataset, dict[str, int]]:
-    """The tokenised data (the first process does it, the others read its cache) and its counts."""
+    """The tokenised data (the first process does it, the others read its cache) and its counts.
+
+    Raises:
+        UserError: besides `tokenised`, a vanilla recipe over data that `ctx-train select` marked.
+    """
+    marked = provenance(recipe.data["path"]).get("indicator")
+    if marked and recipe.indicator is None:
+        raise UserError(
+            f"data.path={recipe.data['path']} is marked with {marked!r} but indicator=null: give "
+            f"the file before `ctx-train select`, or set indicator='{marked}'."
+        )
     with arguments.main_process_first(desc="tokenising"):
         dataset = tokenised(
             recipe.data["path"],
@@ -165,13 +181,19 @@ def build_trainer(
     from trl import SFTTrainer
 
     vocabulary.fit_embeddings(model, tokenizer, tokens)
-    trainer = SFTTrainer(
-        model,
-        args=training_arguments(recipe),
-        train_dataset=dataset,
-        processing_class=tokenizer,
-        peft_config=_adapter(recipe, model, tokens),
-    )
+    adapter = _adapter(recipe, model, tokens)
+    arguments = training_arguments(recipe)
+    try:
+        trainer = SFTTrainer(
+            model,
+            args=arguments,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=adapter,
+        )
+    except ValueError as error:
+        # TRL and PEFT check there what goes together, such as target modules the model lacks.
+        raise UserError(f"Recipe {recipe.path}: {' '.join(str(error).split())}") from error
     # TRL writes its own README.md at every checkpoint; ours is written once, at the end.
     trainer.create_model_card = _no_card  # type: ignore[method-assign]
     if recipe.lora:
@@ -212,9 +234,13 @@ def _finish(trainer: SFTTrainer, recipe: Recipe, counts: dict[str, Any]) -> dict
             os.replace(file, output / file.name)
         staging.rmdir()
         files.write_text(output / "README.md", card(recipe, counts))
-        data = recipe.data["path"]
-        settings = recipe.settings()
-        files.write_meta(output, command="sft", inputs=[data], settings=settings, counts=counts)
+        files.write_meta(
+            output,
+            command="ctx-train sft",
+            inputs=[recipe.data["path"]],
+            settings=recipe.settings(),
+            counts=counts,
+        )
         print(f"{counts['steps']} steps, final loss {counts['final_loss']}: {output}")
     return counts
 
