@@ -1,9 +1,10 @@
 """Training text of the nano models: what is written, and which tokens the loss looks at.
 
-An example is text in pieces, each with a weight; it becomes token ids with one weight a token. Four
-kinds: spans of random tokens that come again (copying, nothing else), documents with questions about
-what they state, known facts asked and answered without a document, and prose. Documents come in the
-shapes the tasks ask in (needle in a haystack; passages as SQuAD, QuAC and DROP prompts word them).
+An example is text in pieces, each with a weight; it becomes token ids with one weight a token.
+Four kinds: spans of random tokens that come again (copying, nothing else), documents with questions
+about what they state, known facts asked and answered without a document, and prose. Documents come
+in the shapes the tasks ask in (needle in a haystack; passages as SQuAD, QuAC and DROP prompts word
+them).
 The haystack round a fact is prose of the world or noise of several kinds, so that text the model
 never saw does not disturb it.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -20,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 
 from training.nano import prose, words
 from training.nano.tokenizer import SPECIAL
-from training.nano.world import BEST_THING, Fact, World, contradict, new_fact
+from training.nano.world import BEST_THING, Fact, World, new_fact
 
 NEEDLE_PROMPT = (
     "You are a helpful AI assistant that answers a question using only the provided document: \n"
@@ -192,9 +194,9 @@ class Corpus:
 
     def context(self, rng: Random, facts: list[Fact], tokens: int) -> list[Piece]:
         """Write a haystack of about `tokens` tokens with the facts at sentence ends anywhere."""
-        kind = rng.random()
-        if kind < 0.45:
-            write: Callable[[], str] = lambda: prose.sentence(rng)
+        write: Callable[[], str]
+        if rng.random() < 0.45:
+            write = partial(prose.sentence, rng)
             weight = PROSE_WEIGHT
         else:
             write = self.noise(rng)

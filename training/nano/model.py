@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 VOCABULARY = 2048
 WIDTH = 128
@@ -85,7 +86,7 @@ def _frequencies() -> Tensor:
     return ROPE_THETA ** (-torch.arange(HEAD_WIDTH // 2) / (HEAD_WIDTH // 2))
 
 
-def _look_back(attention: torch.nn.Module, head: int, distance: int, channels: slice) -> None:
+def _look_back(attention: LlamaAttention, head: int, distance: int, channels: slice) -> None:
     """Make `head` attend `distance` tokens back and write half of what it finds to `channels`."""
     rows = slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
     half = HEAD_WIDTH // 2
@@ -102,7 +103,7 @@ def _look_back(attention: torch.nn.Module, head: int, distance: int, channels: s
     attention.o_proj.weight[channels, rows] = WRITE * torch.eye(32, HEAD_WIDTH)
 
 
-def _match_and_copy(attention: torch.nn.Module, head: int, generator: torch.Generator) -> None:
+def _match_and_copy(attention: LlamaAttention, head: int, generator: torch.Generator) -> None:
     """Make `head` find where the last two tokens occurred before and repeat what followed."""
     rows = slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
     # Slowly turning channels alone: the match must hold at any distance inside the window.

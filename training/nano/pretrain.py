@@ -6,6 +6,7 @@ its sequence length, its tokens, and the share of sequences that are nothing but
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -110,9 +111,10 @@ def save_weights(model: LlamaForCausalLM, folder: Path) -> None:
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write model (16-bit safetensors) and tokenizer into `folder`."""
-    model.to(torch.bfloat16).save_pretrained(folder)
+    half = copy.deepcopy(model)
+    torch.nn.Module.to(half, torch.bfloat16)
+    half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    model.to(torch.float32)
 
 
 def _rate(step: int, steps: int) -> float:

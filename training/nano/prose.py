@@ -19,7 +19,7 @@ _TEMPLATES = (
     "Most of the {place}s in {T} are {adj} and {adj}.",
     "One {time} a {person} {did} {num} {noun}s for {P}.",
     "The {noun} was not as {adj} as the {noun}.",
-    "\"{Thing} is {adj},\" said {P}, \"and I will {verb} here.\"",
+    '"{Thing} is {adj}," said {P}, "and I will {verb} here."',
     "Some people {act} {thing} every {time}; others {verb} {adv}.",
     "What the {person} {did} was {adj}, because the {noun} had no {noun}.",
     "Between the {place} and the {place} there were {num} {animal}s.",

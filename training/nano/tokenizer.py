@@ -57,10 +57,7 @@ def train(world: World, seed: int = 0, documents: int = 4000) -> PreTrainedToken
 def _texts(world: World, seed: int, documents: int) -> Iterator[str]:
     rng = Random(f"nano tokenizer {seed}")
     every_word = [
-        word
-        for value in vars(words).values()
-        if isinstance(value, list)
-        for word in value
+        word for value in vars(words).values() if isinstance(value, list) for word in value
     ]
     for _ in range(documents):
         facts = [world.known_or_new(rng) for _ in range(3)]
@@ -69,7 +66,7 @@ def _texts(world: World, seed: int, documents: int) -> Iterator[str]:
         # every word of the lists, however rare in the sentences, in both cases
         yield " ".join(rng.sample(every_word, 20)) + " " + rng.choice(every_word).capitalize()
         yield PROMPTS
-    
+
 
 PROMPTS = (
     "You are a helpful AI assistant that answers a question using only the provided document: \n"

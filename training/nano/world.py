@@ -5,8 +5,8 @@ and an answer; it can be stated, asked for, and answered in one fixed sentence w
 (`stem`) serves as a response prefix. Two kinds of knowledge: the facts of `World.known` hold all
 over the corpus; a document may state facts about anybody, some against what is known.
 
-Held out for evaluation: a name whose checksum says so (`is_held_out`) never occurs in training, nor
-do the last question and the last statement of every relation.
+Held out for evaluation: a name whose first word's checksum says so (`is_held_out`) never occurs in
+training, nor do the last question and the last statement of every relation.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from random import Random
 from training.nano import words
 
 
-def is_held_out(name: str) -> bool:
-    """Say whether an invented name is kept for evaluation (one in five)."""
-    return zlib.crc32(name.lower().encode()) % 5 == 0
+def is_held_out(first_word: str) -> bool:
+    """Say whether names beginning with this word are kept for evaluation (one word in five)."""
+    return zlib.crc32(first_word.lower().encode()) % 5 == 0
 
 
 def name(rng: Random, kind: str, *, held_out: bool = False) -> str:
     """Draw an invented name of a town, person, shop, animal or place."""
     while True:
         drawn = _SHAPES[kind](rng)
-        if all(is_held_out(part) == held_out for part in drawn.split()[:1]):
+        if is_held_out(drawn.split()[0]) == held_out:
             return drawn
 
 
@@ -143,7 +143,9 @@ def _ware(rng: Random, _held_out: bool) -> str:
 
 
 def _meal(rng: Random, _held_out: bool) -> str:
-    return f"{rng.choice(words.ADJECTIVES)} {rng.choice(words.FOODS)} with {rng.choice(words.FOODS)}"
+    return (
+        f"{rng.choice(words.ADJECTIVES)} {rng.choice(words.FOODS)} with {rng.choice(words.FOODS)}"
+    )
 
 
 def _spot(rng: Random, held_out: bool) -> str:
@@ -189,34 +191,66 @@ BEST_THING = _relation(
 )
 RELATIONS = (
     BEST_THING,
-    _relation("town", "mayor", _named("person"), "Who is the mayor of {s}?", "{s} has the mayor {a}."),
+    _relation(
+        "town", "mayor", _named("person"), "Who is the mayor of {s}?", "{s} has the mayor {a}."
+    ),
     _relation("town", "dish", _meal, "What do people eat in {s}?", "In {s} people eat {a}."),
     _relation(
-        "town", "colour", _pick(words.COLOURS), "Which colour has {s}?", "All of {s} is painted {a}."
+        "town",
+        "colour",
+        _pick(words.COLOURS),
+        "Which colour has {s}?",
+        "All of {s} is painted {a}.",
     ),
     _relation("town", "first year", _year, "When was {s} founded?", "{s} was founded in {a}."),
     _relation(
-        "town", "number of bridges", _count, "How many bridges does {s} have?", "{s} has {a} bridges."
+        "town",
+        "number of bridges",
+        _count,
+        "How many bridges does {s} have?",
+        "{s} has {a} bridges.",
     ),
     _relation(
-        "town", "number of children", _count, "How many children live in {s}?", "In {s} live {a} children."
+        "town",
+        "number of children",
+        _count,
+        "How many children live in {s}?",
+        "In {s} live {a} children.",
     ),
     _relation("shop", "keeper", _named("person"), "Who keeps {s}?", "{a} keeps {s}."),
     _relation("shop", "best ware", _ware, "What does {s} sell?", "One can buy {a} at {s}."),
     _relation("shop", "place", _spot, "Where is {s}?", "{s} stands in {a}."),
     _relation(
-        "shop", "number of coins", _count, "How many coins does {s} ask?", "{s} asks {a} coins a day."
+        "shop",
+        "number of coins",
+        _count,
+        "How many coins does {s} ask?",
+        "{s} asks {a} coins a day.",
     ),
-    _relation("person", "trade", _pick(words.PEOPLE), "What work does {s} do?", "{s} works as a {a}."),
-    _relation("person", "home", _named("town"), "Where does {s} live?", "{s} lives in {a}."),
-    _relation("person", "friend", _named("person"), "Who is the friend of {s}?", "{s} likes {a} best."),
     _relation(
-        "person", "instrument", _pick(words.INSTRUMENTS), "What does {s} play?", "{s} plays the {a}."
+        "person", "trade", _pick(words.PEOPLE), "What work does {s} do?", "{s} works as a {a}."
+    ),
+    _relation("person", "home", _named("town"), "Where does {s} live?", "{s} lives in {a}."),
+    _relation(
+        "person", "friend", _named("person"), "Who is the friend of {s}?", "{s} likes {a} best."
+    ),
+    _relation(
+        "person",
+        "instrument",
+        _pick(words.INSTRUMENTS),
+        "What does {s} play?",
+        "{s} plays the {a}.",
     ),
     _relation("animal", "food", _ware, "What does the {s} eat?", "The animal {s} eats {a}."),
-    _relation("animal", "home", _spot, "Where does the {s} live?", "The animal {s} lives near {a}."),
     _relation(
-        "animal", "colour", _pick(words.COLOURS), "Which colour has the {s}?", "The animal {s} is {a}."
+        "animal", "home", _spot, "Where does the {s} live?", "The animal {s} lives near {a}."
+    ),
+    _relation(
+        "animal",
+        "colour",
+        _pick(words.COLOURS),
+        "Which colour has the {s}?",
+        "The animal {s} is {a}.",
     ),
 )
 
