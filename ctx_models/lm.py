@@ -23,6 +23,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from jinja2.exceptions import TemplateError
 from lm_eval.models.huggingface import HFLM
 
 from ctx_tasks.errors import UserError
@@ -138,16 +139,25 @@ class CtxLM(HFLM):
         # Without a template `render` says so in one sentence; HFLM would not.
         if not self._segmented and self.tokenizer.chat_template:
             return super().apply_chat_template(chat_history, add_generation_prompt)
-        rendered = render(
+        try:
+            return PromptText.of(self._render(chat_history, add_generation_prompt))
+        except UserError as error:
+            turns = [message for message in chat_history if message["role"] != "system"]
+            if len(turns) == len(chat_history) or not isinstance(error.__cause__, TemplateError):
+                raise
+            logger.warning("The chat template refuses a system message; it is left out, as in hf.")
+            return PromptText.of(self._render(turns, add_generation_prompt))
+
+    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> Rendered:
+        return render(
             self.tokenizer,
-            chat_history,
+            messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
             indicator=self.indicator,
             indicator_turns=self.indicator_turns,
             template_args=self.chat_template_args,
         )
-        return PromptText.of(rendered)
 
     def _rendered(self, text: str) -> Rendered:
         """The segments of a prompt as the harness hands it back."""

@@ -147,6 +147,18 @@ class TestSteered:
         assert answers(results, "toy_generate") != answers(plain, "toy_generate")
         assert prompts(results, "toy_generate")[0].count("<|user|>") == (3 if multiturn else 1)
 
+    def test_a_system_message_the_template_refuses_is_left_out_as_in_hf(self, tmp_path):
+        template = (
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+            + tiny.CHAT_TEMPLATE
+        )
+        tiny.tokenizer(template).save_pretrained(tmp_path)
+        tiny.model().save_pretrained(tmp_path)
+        options = {"apply_chat_template": True, "system_instruction": "Be brief."}
+        steered = evaluate(str(tmp_path), "toy_generate", model_args={"alpha": 0.5}, **options)
+        plain = evaluate(str(tmp_path), "toy_generate", model="hf", **options)
+        assert prompts(steered, "toy_generate") == prompts(plain, "toy_generate")
+
     def test_settings_are_in_the_results(self, checkpoint):
         results = evaluate(
             checkpoint,
