@@ -1,0 +1,482 @@
+"""Eq. 2 equals a naive float64 computation, and a dataset's scores do not depend on how they ran."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import training
+from ctx_models.spans import Segment, segment
+from ctx_tasks.errors import UserError
+from tests import tiny
+from tests.ctx_models import chats, naive
+from training import files
+from training.dependency import default_layer, encode, score_batch, score_conversation
+from training.scoring import score
+from training.scoring_run import bucketed
+
+WORDS = ["lighthouse", "keeper", "weather", "book", "evening", "lamp", "harbour", "signal"]
+
+
+def turn(role, content):
+    return {"role": role, "content": content}
+
+
+def conversation(seed: int, rounds: int, words: int = 12) -> list[dict[str, str]]:
+    draw = random.Random(f"conversation {seed}")
+    text = lambda: " ".join(draw.choices(WORDS, k=draw.randint(1, words)))  # noqa: E731
+    return [turn(role, text()) for _ in range(rounds) for role in ("user", "assistant")]
+
+
+CONVERSATIONS = {
+    "one turn": conversation(1, 1),
+    "several turns": conversation(2, 4),
+    "system": [turn("system", "Answer like a lighthouse keeper."), *conversation(3, 2)],
+    "repeated text": [turn(role, "the lamp") for role in ("user", "assistant") * 3],
+}
+
+
+@torch.no_grad()
+def eager_scores(model, tokenizer, messages, layer) -> list[float]:
+    """Eq. 2 as it is printed: loops over turns and tokens on the full float64 matrix."""
+    segmented = segment(tokenizer, messages)
+    twin = tiny.model(model.config.model_type).double()
+    twin.load_state_dict(model.state_dict())
+    twin.set_attn_implementation("eager")
+    ids = torch.tensor([segmented.input_ids])
+    attention = twin(ids, output_attentions=True).attentions[layer][0]
+    scores = []
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        strongest = []
+        for y, owner in enumerate(segmented.messages):
+            if owner != number:
+                continue
+            user = [
+                x
+                for x, kind in enumerate(segmented.segments)
+                if kind is Segment.USER and segmented.messages[x] < number
+            ]
+            strongest.append(max(head[y, user].sum().item() for head in attention))
+        scores.append(sum(strongest) / len(strongest))
+    return scores
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+@pytest.mark.parametrize("layer", [0, 2])
+def test_scores_equal_eager_float64(name, layer):
+    model, tokenizer = tiny.model(), tiny.tokenizer()
+    expected = eager_scores(model, tokenizer, CONVERSATIONS[name], layer)
+    found = training.score_conversation(model, tokenizer, CONVERSATIONS[name], layer=layer)
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert all(0.01 < number < 1 for number in expected)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "mistral", "gpt_neox"])
+def test_scores_of_other_families_equal_the_naive_float64_run(family):
+    """Sliding windows and soft-capped logits have paths of their own."""
+    model, tokenizer = tiny.model(family), tiny.tokenizer()
+    messages = CONVERSATIONS["several turns"]
+    segmented = segment(tokenizer, messages)
+    ids, kinds = torch.tensor([segmented.input_ids]), torch.tensor([segmented.segments])
+    ones = torch.ones(3, 4)
+    mass = naive.mass(model, ids, torch.ones_like(ids), torch.ones_like(ids).bool(), ones, kinds)
+    strongest = mass[0, 1, :, :, Segment.USER].amax(0)
+    owners = torch.tensor(segmented.messages)
+    expected = [strongest[owners == number].mean().item() for number in (1, 3, 5, 7)]
+    assert score_conversation(model, tokenizer, messages, layer=1) == pytest.approx(
+        expected, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("template", ["llama-2", "zephyr", "llama-3", "gemma"])
+def test_scores_follow_the_template(template):
+    tokenizer = chats.with_template("byte_level", template)
+    model = tiny.model(vocab_size=600)
+    twin = tiny.model(vocab_size=600).double()
+    twin.set_attn_implementation("eager")
+    messages = CONVERSATIONS["several turns"]
+    segmented = segment(tokenizer, messages)
+    with torch.no_grad():
+        attentions = twin(torch.tensor([segmented.input_ids]), output_attentions=True).attentions
+    user = torch.tensor([kind is Segment.USER for kind in segmented.segments])
+    strongest = attentions[1][0][..., user].sum(-1).amax(0)
+    owners = torch.tensor(segmented.messages)
+    expected = [strongest[owners == number].mean().item() for number in (1, 3, 5, 7)]
+    assert score_conversation(model, tokenizer, messages, layer=1) == pytest.approx(
+        expected, abs=1e-5
+    )
+
+
+def test_a_batch_gives_what_single_conversations_give():
+    model, tokenizer = tiny.model(), tiny.tokenizer()
+    batch = [encode(tokenizer, conversation(seed, 1 + seed % 4)) for seed in range(9)]
+    together = score_batch(model, batch, layers=[2, 0])
+    for encoded, found in zip(batch, together, strict=True):
+        alone = score_batch(model, [encoded], layers=[2, 0])[0]
+        assert found == [pytest.approx(layer, abs=1e-5) for layer in alone]
+
+
+def test_a_response_without_tokens_is_null_and_counted():
+    messages = [*conversation(4, 1), turn("user", "And?"), turn("assistant", "")]
+    tokenizer = tiny.tokenizer()
+    first, empty = score_conversation(tiny.model(), tokenizer, messages, layer=1)
+    assert first is not None
+    assert empty is None
+    assert encode(tokenizer, messages).fates == {"scored": 1, "empty": 1}
+
+
+def test_a_response_before_any_user_text_scores_zero():
+    messages = [turn("assistant", "Welcome to the lighthouse."), *conversation(5, 1)]
+    greeting, answer = score_conversation(tiny.model(), tiny.tokenizer(), messages, layer=1)
+    assert greeting == 0
+    assert answer > 0
+
+
+def test_a_conversation_without_responses_has_no_scores():
+    assert score_conversation(tiny.model(), tiny.tokenizer(), [turn("user", "a")], layer=1) == []
+
+
+def test_a_turn_that_does_not_end_inside_the_window_is_null():
+    """The limit moves over the last token of the second response, one token at a time."""
+    model, tokenizer, messages = tiny.model(), tiny.tokenizer(), conversation(6, 3)
+    whole = score_conversation(model, tokenizer, messages, layer=1)
+    owners = segment(tokenizer, messages).messages
+    first, last = owners.index(3), len(owners) - 1 - owners[::-1].index(3)
+
+    def cut_at(length):
+        scores = score_conversation(model, tokenizer, messages, layer=1, max_length=length)
+        return scores, encode(tokenizer, messages, length).fates
+
+    scores, fates = cut_at(last + 1)
+    assert scores[:2] == pytest.approx(whole[:2], abs=1e-5)
+    assert scores[2] is None
+    assert fates == {"scored": 2, "beyond": 1}
+    for length, fate in ((last, "cut"), (first + 1, "cut"), (first, "beyond")):
+        scores, fates = cut_at(length)
+        assert scores == [pytest.approx(whole[0], abs=1e-5), None, None]
+        assert fates["scored"] == 1
+        assert fates[fate] == 3 - fates["scored"] - (fate == "cut")
+    assert cut_at(1)[0] == [None, None, None]
+
+
+def test_nothing_after_the_last_scored_response_is_run():
+    tokenizer = tiny.tokenizer()
+    answered = conversation(7, 1)
+    encoded = encode(tokenizer, [*answered, turn("user", "And the lamp?")])
+    assert encoded.input_ids == encode(tokenizer, answered).input_ids
+    assert encoded.turns[0][-1] == len(encoded.input_ids) - 1
+
+
+def test_the_default_limit_is_the_window_of_the_model():
+    model = tiny.model(max_position_embeddings=100)
+    scores = score_conversation(model, tiny.tokenizer(), conversation(8, 6), layer=1)
+    assert scores[0] is not None
+    assert scores[-1] is None
+
+
+@pytest.mark.parametrize(("depth", "layer"), [(22, 15), (32, 22), (80, 55), (3, 2), (2, 1), (1, 0)])
+def test_the_default_layer_is_scaled_to_the_depth(depth, layer):
+    assert default_layer(depth) == layer
+
+
+def test_a_tokenizer_of_another_model_is_refused():
+    with pytest.raises(UserError, match="has 100 embedding rows"):
+        score_conversation(
+            tiny.model(vocab_size=100), tiny.tokenizer(), conversation(1, 1), layer=1
+        )
+
+
+def test_buckets_hold_every_item_once_within_the_limit():
+    draw = random.Random(0)
+    lengths = [draw.randint(0, 50) for _ in range(200)]
+    buckets = list(bucketed(range(200), lengths.__getitem__, 120))
+    assert sorted(item for bucket in buckets for item in bucket) == list(range(200))
+    assert all(len(b) * max(lengths[item] for item in b) <= 120 for b in buckets)
+    assert list(bucketed([7, 3], lambda item: item, 5)) == [[7], [3]]
+
+
+# From here on: a dataset, a model on disk, and processes.
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("seed model")
+    tiny.model(max_position_embeddings=256).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """60 conversations of 1 to 5 turns, some beyond the window of 256, one without any response."""
+    rows = [
+        {"id": f"row {n}", "messages": conversation(n, 1 + n % 5, words=20), "extra": {"n": n}}
+        for n in range(59)
+    ]
+    rows.insert(17, {"id": "open", "messages": [turn("user", "Hello?")], "extra": None})
+    path = tmp_path_factory.mktemp("data") / "chats.jsonl"
+    files.write_rows(path, rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory, data, checkpoint) -> tuple[Path, str]:
+    """The file of an undisturbed run, and what it printed."""
+    output = tmp_path_factory.mktemp("scored") / "scored.jsonl"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        score(**arguments(data, output, checkpoint))
+    return output, printed.getvalue()
+
+
+def arguments(data, output, checkpoint, **more) -> dict:
+    given = {"source": data, "output": output, "model": checkpoint, "batch_tokens": 512}
+    return {key: str(v) if isinstance(v, Path) else v for key, v in {**given, **more}.items()}
+
+
+def command(keywords, *launcher) -> list[str]:
+    return [sys.executable, *launcher, "-m", "tests.training.score_process", "score", keywords]
+
+
+def finished(keywords, *launcher) -> str:
+    done = subprocess.run(
+        command(json.dumps(keywords), *launcher), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_dataset_gets_a_column_and_keeps_the_rest(scored, data, checkpoint):
+    output, _ = scored
+    model, tokenizer = tiny.model(max_position_embeddings=256), tiny.tokenizer()
+    before, after = list(files.read_rows(data)), list(files.read_rows(output))
+    assert len(after) == 60
+    nulls = 0
+    for old, new in zip(before, after, strict=True):
+        found = new.pop("context_dependency")
+        assert new == old
+        expected = score_conversation(model, tokenizer, old["messages"], layer=2)
+        assert found == pytest.approx(expected, abs=1e-5)
+        nulls += found.count(None)
+    assert nulls > 0
+    assert after[17]["messages"] == before[17]["messages"]
+
+
+def test_every_turn_is_accounted_for(scored, checkpoint):
+    output, printed = scored
+    rows = list(files.read_rows(output))
+    scores = [score for row in rows for score in row["context_dependency"]]
+    counts = json.loads(files.meta_path(output).read_text())["counts"]
+    assert counts["conversations"] == 60
+    assert counts["turns"] == len(scores)
+    assert counts["scored"] == len(scores) - scores.count(None)
+    assert counts["cut"] + counts["beyond"] == scores.count(None)
+    assert counts["empty"] == counts["refused"] == 0
+    assert "Scoring layer 2 (of 3" in printed
+
+
+def test_a_finished_output_is_not_computed_again(scored, capsys, data, checkpoint):
+    output, _ = scored
+    time_before = output.stat().st_mtime_ns
+    account = score(**arguments(data, output, checkpoint))
+    assert account.conversations == 60
+    assert output.stat().st_mtime_ns == time_before
+    assert "finished already" in capsys.readouterr().out
+    assert not parts_of(output).exists()
+
+
+def test_parquet_gives_the_same_scores(scored, tmp_path, data, checkpoint):
+    source, output = tmp_path / "chats.parquet", tmp_path / "scored.parquet"
+    rows = [{k: v for k, v in row.items() if k != "extra"} for row in files.read_rows(data)]
+    files.write_rows(source, rows)
+    score(**arguments(source, output, checkpoint))
+    found = [row["context_dependency"] for row in files.read_rows(output)]
+    assert found == [row["context_dependency"] for row in files.read_rows(scored[0])]
+
+
+def parts_of(output: Path) -> Path:
+    return output.with_name(f".{output.name}.parts")
+
+
+def lines(output: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in parts_of(output).glob("*.jsonl"))
+
+
+def kill_after(keywords, output, count) -> None:
+    """Start a run and kill it once it has finished `count` batches."""
+    process = subprocess.Popen(command(json.dumps(keywords)), stdout=subprocess.DEVNULL)
+    while lines(output) < count:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+
+
+def test_a_killed_run_continues_to_the_same_bytes(scored, tmp_path, data, checkpoint):
+    output = tmp_path / "scored.jsonl"
+    keywords = arguments(data, output, checkpoint)
+    kill_after(keywords, output, 2)
+    assert not output.exists()
+    with (parts_of(output) / "0.jsonl").open("ab") as part:
+        part.write(b'{"rows": [5, 9], "scor')
+    score(**keywords)
+    assert output.read_bytes() == scored[0].read_bytes()
+    assert meta_without_output(output) == meta_without_output(scored[0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "scored.jsonl",
+        "scored.jsonl.meta.json",
+    ]
+
+
+def meta_without_output(output):
+    meta = json.loads(files.meta_path(output).read_text())
+    return {key: value for key, value in meta.items() if key != "output"}
+
+
+def test_finished_batches_are_not_computed_again(monkeypatch, scored, tmp_path, data, checkpoint):
+    output = tmp_path / "scored.jsonl"
+    keywords = arguments(data, output, checkpoint)
+    ran = []
+
+    def counted(model, batch, **more):
+        if len(ran) == 4:
+            raise KeyboardInterrupt
+        ran.append(len(batch))
+        return score_batch(model, batch, **more)
+
+    monkeypatch.setattr("training.scoring_run.score_batch", counted)
+    with pytest.raises(KeyboardInterrupt):
+        score(**keywords)
+    first = sum(ran)
+    ran = [0] * 5
+    score(**keywords)
+    assert 0 < first < 60
+    assert sum(ran) == 60 - first
+    assert output.read_bytes() == scored[0].read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"layer": 1}, {"max_length": 100}, {"batch_tokens": 64}])
+def test_parts_of_another_run_are_refused(monkeypatch, tmp_path, data, checkpoint, change):
+    output = tmp_path / "scored.jsonl"
+    parts_with_one_batch(monkeypatch, output, arguments(data, output, checkpoint))
+    with pytest.raises(UserError, match=r"unfinished run with other settings: (layers|max|batch)"):
+        score(**{**arguments(data, output, checkpoint), **change})
+
+
+def test_parts_of_other_data_are_refused(monkeypatch, tmp_path, data, checkpoint):
+    output, other = tmp_path / "scored.jsonl", tmp_path / "other.jsonl"
+    files.write_rows(other, [{"messages": conversation(1, 1)}])
+    parts_with_one_batch(monkeypatch, output, arguments(data, output, checkpoint))
+    with pytest.raises(UserError, match="source_sha256"):
+        score(**arguments(other, output, checkpoint))
+
+
+def parts_with_one_batch(monkeypatch, output, keywords) -> None:
+    batches = iter([score_batch])
+    with monkeypatch.context() as patch:
+        patch.setattr("training.scoring_run.score_batch", lambda *a, **k: next(batches)(*a, **k))
+        with pytest.raises((StopIteration, RuntimeError)):
+            score(**keywords)
+    assert lines(output) == 1
+
+
+def test_a_conversation_the_template_refuses_is_null_and_counted(tmp_path, capsys, checkpoint):
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    )
+    tiny.tokenizer(template).save_pretrained(tmp_path / "strict")
+    rows = [{"messages": CONVERSATIONS[name]} for name in ("system", "several turns", "system")]
+    files.write_rows(tmp_path / "chats.jsonl", rows)
+    account = score(
+        tmp_path / "chats.jsonl",
+        tmp_path / "scored.jsonl",
+        model=str(checkpoint),
+        tokenizer=str(tmp_path / "strict"),
+    )
+    found = [row["context_dependency"] for row in files.read_rows(tmp_path / "scored.jsonl")]
+    assert [scores.count(None) for scores in found] == [2, 0, 2]
+    assert (account.scored, account.refused) == (4, 4)
+    assert capsys.readouterr().out.count("no system") == 1
+
+
+def test_mistakes_are_told_before_the_model_loads(monkeypatch, tmp_path, data, checkpoint):
+    monkeypatch.setattr("training.scoring_run.Seed.load_model", lambda *_: pytest.fail("loaded"))
+    tiny.tokenizer(None).save_pretrained(tmp_path / "plain")
+    files.write_rows(tmp_path / "raw.jsonl", [{"conversations": []}])
+    good = arguments(data, tmp_path / "scored.jsonl", checkpoint)
+    mistakes = {
+        "layer 3 is not in this model: use one of 0 to 2": {"layer": 3},
+        "max_length is 300: use 1 to 256": {"max_length": 300},
+        "batch_tokens is 0": {"batch_tokens": 0},
+        "dtype is 'half'": {"dtype": "half"},
+        "quantize is '2bit'": {"quantize": "2bit"},
+        "has no chat template": {"tokenizer": str(tmp_path / "plain")},
+        r"Row 1 of .*raw.jsonl \(columns conversations\)": {"source": tmp_path / "raw.jsonl"},
+        "must end in .jsonl or .parquet": {"output": tmp_path / "scored.csv"},
+        "is also the input": {"output": data},
+        "No model could be loaded": {"model": str(tmp_path / "absent")},
+    }
+    for message, change in mistakes.items():
+        with pytest.raises(UserError, match=message):
+            score(**{**good, **change})
+    assert not (tmp_path / "scored.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"dtype": "bfloat16"}, {"quantize": "4bit"}, {"quantize": "8bit"}]
+)
+def test_lower_precision_stays_near(tmp_path, data, change):
+    # The CPU kernel of 4 bit wants widths in multiples of 64.
+    checkpoint = tmp_path / "seed model"
+    shape = {"intermediate_size": 128, "initializer_range": 0.1}
+    tiny.model(max_position_embeddings=256, **shape).save_pretrained(checkpoint)
+    tiny.tokenizer().save_pretrained(checkpoint)
+
+    def scores(output, **more):
+        score(**arguments(data, output, checkpoint, **more))
+        rows = files.read_rows(output)
+        return [s for row in rows for s in row["context_dependency"] if s is not None]
+
+    exact, found = scores(tmp_path / "a.jsonl"), scores(tmp_path / "b.jsonl", **change)
+    assert found == pytest.approx(exact, abs=0.1)
+    assert found != exact
+
+
+def launcher(processes: int) -> list[str]:
+    return [
+        "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", "0",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_file_of_one(scored, tmp_path, data, checkpoint):
+    output = tmp_path / "scored.jsonl"
+    finished(arguments(data, output, checkpoint), *launcher(2))
+    assert output.read_bytes() == scored[0].read_bytes()
+
+
+@pytest.mark.slow
+def test_one_process_finishes_what_two_began(scored, tmp_path, data, checkpoint):
+    output = tmp_path / "scored.jsonl"
+    keywords = arguments(data, output, checkpoint)
+    process = subprocess.Popen(command(json.dumps(keywords), *launcher(2)))
+    while lines(output) < 4:
+        assert process.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.001)
+    process.terminate()
+    process.wait()
+    score(**keywords)
+    assert output.read_bytes() == scored[0].read_bytes()
