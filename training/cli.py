@@ -16,7 +16,7 @@ import typer
 from ctx_tasks.errors import UserError
 
 app = typer.Typer(
-    help="From raw conversations to a tuned model: prepare, score, select, sft.",
+    help="From raw conversations to a tuned model: prepare, score, agreement, select, sft, merge.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -27,12 +27,24 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="File to write, .js
 TokenizerName = Annotated[
     str | None, typer.Option(help="Tokenizer (folder or hub name) that counts tokens.")
 ]
+SeedModel = Annotated[
+    str, typer.Option("--model", help="Seed model of eq. 2: folder or hub name of a chat model.")
+]
+SeedTokenizer = Annotated[
+    str | None, typer.Option("--tokenizer", help="Its tokenizer, if that lies elsewhere.")
+]
+Revision = Annotated[str | None, typer.Option(help="Revision of a hub model.")]
+Window = Annotated[
+    int | None,
+    typer.Option("--max-length", help="Tokens read of a conversation; the model's window."),
+]
+BatchTokens = Annotated[
+    int | None, typer.Option(help="Tokens of a batch, padding included; 16384 on a GPU.")
+]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Quantize = Annotated[str | None, typer.Option(help="4bit or 8bit, through bitsandbytes.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")]
 BY_FORMAT = "Default: as the paper did for this format."
-
-
-@app.callback()
-def _app() -> None:
-    """Keep the commands named even where there is only one."""
 
 
 @app.command()
@@ -80,9 +92,10 @@ def prepare(
         bool | None, typer.Option(help=f"Split at --max-length tokens. {BY_FORMAT}")
     ] = None,
 ) -> None:
-    """Clean raw chats (ShareGPT, UltraChat, WizardLM, messages) into a messages dataset.
+    """Clean raw chats into a dataset of messages.
 
-    Every conversation is accounted for as kept, changed or dropped, with the reason.
+    Reads ShareGPT, UltraChat, WizardLM and plain messages as jsonl, json or parquet. Every
+    conversation is accounted for as kept, changed or dropped, with the reason.
 
     \b
     Example:
@@ -120,6 +133,102 @@ def prepare(
 
 
 @app.command()
+def score(
+    source: Annotated[str, typer.Argument(help="Dataset with messages, from ctx-train prepare.")],
+    output: Output,
+    model: SeedModel,
+    layer: Annotated[
+        int | None, typer.Option(help="Layer, from 0; 15 of 22 scaled to the model's depth.")
+    ] = None,
+    tokenizer: SeedTokenizer = None,
+    revision: Revision = None,
+    max_length: Window = None,
+    batch_tokens: BatchTokens = None,
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
+    device: Device = None,
+) -> None:
+    """Score how far each response depends on the context.
+
+    By eq. 2, in the column context_dependency: one number or null per assistant turn.
+
+    A killed run continues where it was, with any number of processes.
+
+    \b
+    Example:
+      ctx-train score data/chats.jsonl -o data/scored.jsonl \\
+          --model TinyLlama/TinyLlama-1.1B-Chat-v1.0
+      accelerate launch --num_processes 4 -m training.cli score data/chats.jsonl ...
+    """
+    from training import scoring
+
+    account = scoring.score(
+        source,
+        output,
+        model=model,
+        tokenizer=tokenizer,
+        revision=revision,
+        layer=layer,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        dtype=dtype,
+        quantize=quantize,
+        device=device,
+    )
+    if account is not None:
+        typer.echo(scoring.summary(account))
+
+
+@app.command()
+def agreement(
+    source: Annotated[str, typer.Argument(help="Dataset with messages, from ctx-train prepare.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The matrix, a .csv file.")],
+    model: SeedModel,
+    conversations: Annotated[int, typer.Option(help="How many are drawn.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    share: Annotated[float, typer.Option(help="Part of the turns a layer selects.")] = 0.1,
+    figure: Annotated[
+        Path | None, typer.Option(help="The heatmap; OUTPUT with .png by default.")
+    ] = None,
+    tokenizer: SeedTokenizer = None,
+    revision: Revision = None,
+    max_length: Window = None,
+    batch_tokens: BatchTokens = None,
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
+    device: Device = None,
+) -> None:
+    """Compare what the layers would select (Figure 5).
+
+    Writes the disagreement of all pairs of layers as CSV and as a heatmap.
+
+    \b
+    Example:
+      ctx-train agreement data/chats.jsonl -o layers.csv --model TinyLlama/TinyLlama-1.1B-Chat-v1.0
+    """
+    from training import agreement as layers
+
+    account = layers.agreement(
+        source,
+        output,
+        model=model,
+        conversations=conversations,
+        seed=seed,
+        share=share,
+        figure=figure,
+        tokenizer=tokenizer,
+        revision=revision,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        dtype=dtype,
+        quantize=quantize,
+        device=device,
+    )
+    if account is not None:
+        typer.echo(layers.summary(account))
+
+
+@app.command()
 def select(
     source: Annotated[str, typer.Argument(help="Scored dataset, from ctx-train score.")],
     output: Output,
@@ -136,7 +245,7 @@ def select(
     ] = None,
     no_figure: Annotated[bool, typer.Option("--no-figure", help="Draw none.")] = False,
 ) -> None:
-    """Mark context-dependent turns: append the indicator to their instructions.
+    """Append the indicator to context-dependent turns.
 
     Prints Table 1's last column and draws the instruction lengths (Figures 6 to 8).
 
@@ -158,6 +267,49 @@ def select(
     )
     typer.echo(selection.summary(result, indicator))
     typer.echo(f"Wrote {output}" if drawn is None else f"Wrote {output} and {drawn}")
+
+
+@app.command()
+def sft(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a bundled recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value, the value in YAML.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Continue a killed run, or refuse a folder that holds one.")
+    ] = True,
+) -> None:
+    """Fine-tune a model by a recipe, full or with QLoRA.
+
+    \b
+    Example:
+      ctx-train sft training/recipes/tinyllama-1.1b-sharegpt-indicator.yaml \\
+          data.path=data/marked.jsonl training.output_dir=runs/tiny
+      accelerate launch --num_processes 4 -m training.cli sft RECIPE ...
+    """
+    from training import sft as tuning
+
+    tuning.run(recipe, overrides or (), resume=resume)
+
+
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="Output folder of ctx-train sft.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model.")],
+    base: Annotated[
+        str | None, typer.Option(help="Unquantised base model, if not the adapter's own.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float16.")] = "bfloat16",
+) -> None:
+    """Merge an adapter into its base model, in 16 bits.
+
+    \b
+    Example:
+      ctx-train merge runs/llama3-8b -o models/llama3-8b-ctx
+    """
+    from training import merge as merging
+
+    typer.echo(f"Wrote {merging.run(adapter, output, base=base, dtype=dtype)}")
 
 
 def _load_tokenizer(name: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""`ctx-train` as a user types it, in a process of its own."""
+"""`ctx-train` as a user types it: most through `main` here, the plain path as a process."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.tiny import tokenizer
-from training import files
+from tests.tiny import model, tokenizer
+from training import cli, files
 
-COMMANDS = ("prepare", "select")
+COMMANDS = ("prepare", "score", "agreement", "select", "sft", "merge")
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -29,12 +30,32 @@ def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProc
     )
 
 
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Call:
+    """`ctx-train ARGUMENTS` in `tmp_path`, without a new process: exit code, stdout, stderr."""
+
+    def called(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["ctx-train", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return called
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_an_example(command: str) -> None:
-    done = run(command, "--help")
-    assert done.returncode == 0
-    assert f"ctx-train {command} " in done.stdout
-    assert "Example:" in done.stdout
+def test_help_shows_an_example(command: str, call: Call) -> None:
+    code, out, _ = call(command, "--help")
+    assert code == 0
+    assert f"ctx-train {command} " in out
+    assert "Example:" in out
 
 
 def test_help_and_commands_import_no_torch() -> None:
@@ -46,6 +67,13 @@ def test_help_and_commands_import_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_mistake_shows_no_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
+    done = run("prepare", "nowhere.jsonl", "-o", "out.jsonl", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()[-1]) > 20
+    assert "Traceback" not in done.stderr
 
 
 def test_prepare_and_select_in_a_row(tmp_path: Path) -> None:
@@ -74,6 +102,26 @@ def test_prepare_and_select_in_a_row(tmp_path: Path) -> None:
     assert [content.endswith(" [IND]") for content in contents] == [False] * 3 + [True] * 2
 
 
+def test_score_feeds_select_and_agreement_reads_the_same_dataset(
+    tmp_path: Path, call: Call
+) -> None:
+    tokenizer().save_pretrained(tmp_path / "seed")
+    model().save_pretrained(tmp_path / "seed")
+    pairs = [{"instruction": f"Name bird {i}.", "output": f"Bird {i}."} for i in range(6)]
+    files.write_rows(tmp_path / "raw.jsonl", pairs)
+    seed = ("--model", "seed", "--device", "cpu")
+    for command in (
+        ("prepare", "raw.jsonl", "-o", "chats.jsonl"),
+        ("score", "chats.jsonl", "-o", "scored.jsonl", *seed),
+        ("agreement", "chats.jsonl", "-o", "layers.csv", "--share", "0.5", *seed),
+    ):
+        code, _, err = call(*command)
+        assert code == 0, err
+    assert (tmp_path / "layers.png").exists()
+    _, out, _ = call("select", "scored.jsonl", "-o", "marked.jsonl", "--top", "0.5")
+    assert "Table 1: 3 of 6 scored turns selected (50.0 %)" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -88,27 +136,28 @@ def test_prepare_and_select_in_a_row(tmp_path: Path) -> None:
         (("select", "in.jsonl", "-o", "out.jsonl"), "run ctx-train score"),
         (("select", "in.jsonl", "-o", "out.jsonl", "--beta", "6"), "--beta 6.0 is outside"),
         (("select", "in.jsonl", "-o", "o.jsonl", "--beta", "0.6", "--top", "0.1"), "exactly one"),
+        (("sft", "norecipe.yaml"), "norecipe.yaml"),
+        (("merge", ".", "-o", "merged"), "holds no adapter"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
-    tmp_path: Path, arguments: tuple[str, ...], words: str
+    tmp_path: Path, call: Call, arguments: tuple[str, ...], words: str
 ) -> None:
     row = {"id": "a", "messages": [{"role": "user", "content": "x"}]}
     files.write_rows(tmp_path / "in.jsonl", [row])
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert words in done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    code, _, err = call(*arguments)
+    assert code == 2
+    assert words in err.strip().splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_steps_are_switched_on_the_command_line(tmp_path: Path) -> None:
+def test_steps_are_switched_on_the_command_line(tmp_path: Path, call: Call) -> None:
     refusal = {"instruction": "Please do it.", "output": "I cannot help with that."}
     (tmp_path / "in.json").write_text(json.dumps([refusal]))
-    dropped = run("prepare", "in.json", "-o", "a.jsonl", cwd=tmp_path)
-    kept = run("prepare", "in.json", "-o", "b.jsonl", "--no-refusals", cwd=tmp_path)
-    assert "0 kept, 0 changed, 1 dropped" in dropped.stdout
-    assert "1 kept, 0 changed, 0 dropped" in kept.stdout
+    dropped = call("prepare", "in.json", "-o", "a.jsonl")
+    kept = call("prepare", "in.json", "-o", "b.jsonl", "--no-refusals")
+    assert "0 kept, 0 changed, 1 dropped" in dropped[1]
+    assert "1 kept, 0 changed, 0 dropped" in kept[1]
 
 
 @pytest.mark.realdata
