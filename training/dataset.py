@@ -49,6 +49,7 @@ def tokenised(
             indicator_id=indicator_id,
             assistant_only=assistant_only,
         ),
+        with_indices=True,
         remove_columns=conversations.column_names,
         num_proc=processes,
         desc="Tokenising conversations",
@@ -113,9 +114,12 @@ def _is_message(message: Any) -> bool:
 
 
 def _example(
-    row: dict[str, Any], tokenizer: Any, indicator_id: int | None, **keywords: Any
+    row: dict[str, Any], index: int, tokenizer: Any, indicator_id: int | None, **keywords: Any
 ) -> dict[str, Any]:
-    example = labels.example(tokenizer, row["messages"], **keywords)
+    try:
+        example = labels.example(tokenizer, row["messages"], **keywords)
+    except UserError as error:
+        raise UserError(f"Row {index + 1} of the data: {error}") from error
     ids, targets = example["input_ids"], example["labels"]
     return {
         **example,

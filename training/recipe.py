@@ -187,8 +187,8 @@ def _check_combinations(content: dict[str, Any]) -> Iterator[str]:
     embeddings = {"embed_tokens", "lm_head"} & set(targets if isinstance(targets, list) else ())
     if embeddings:
         yield (
-            f"`lora.target_modules` has {', '.join(sorted(embeddings))}: of the embeddings only the "
-            "rows of new tokens train"
+            f"`lora.target_modules` has {', '.join(sorted(embeddings))}: of the embeddings only "
+            "the rows of new tokens train"
         )
     if content.get("indicator") == "":
         yield "`indicator` is empty, expected a token such as '[IND]' or null"

@@ -241,7 +241,7 @@ def _finish(trainer: SFTTrainer, recipe: Recipe, counts: dict[str, Any]) -> dict
             settings=recipe.settings(),
             counts=counts,
         )
-        print(f"{counts['steps']} steps, final loss {counts['final_loss']}: {output}")
+        print(f"{counts['steps']} steps, last logged loss {counts['final_loss']}: {output}")
     return counts
 
 

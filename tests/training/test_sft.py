@@ -163,6 +163,27 @@ def test_full_fine_tuning_trains_everything_and_writes_a_model_with_its_tokenize
     assert model.config.pad_token_id == tokenizer.convert_tokens_to_ids("[PAD]")
 
 
+@pytest.mark.parametrize(
+    "name", ["llama3-8b-sharegpt-indicator", "tinyllama-1.1b-wizardlm-indicator"]
+)
+def test_a_bundled_recipe_runs_on_a_tiny_model(setting, name):
+    folder, base, data = setting
+    changed = [
+        f"model.model_name_or_path={base}",
+        f"data.path={data}",
+        f"training.output_dir={folder / 'run'}",
+        "training.max_steps=1",
+        "training.use_cpu=true",
+        "training.bf16=false",
+        "training.dataset_num_proc=2",
+    ]
+    counts = sft.run(name, changed)
+    assert counts["steps"] == 1
+    assert counts["final_loss"] is None  # logged every tenth step
+    record = json.loads(files.meta_path(folder / "run").read_text(encoding="utf-8"))
+    assert record["settings"]["training"]["warmup_steps"] == 0.1
+
+
 def test_a_vanilla_packed_run_adds_only_the_pad_token(setting):
     folder, base, _ = setting
     data = tuning.write_data(folder / "vanilla.jsonl", tuning.conversations(12, indicator=None))
@@ -215,6 +236,7 @@ def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(setti
         ([{"text": "hello"}], r"Row 1 of .* \(columns \['text'\]\) has no `messages`"),
         ([{"messages": [{"role": "user", "content": 3}]}], "Row 1 of .* has no `messages`"),
         ([], "holds no conversation"),
+        ([{"messages": [{"role": "tool", "content": "3"}]}], "Row 1 of the data: .*role 'tool'"),
         ([{"messages": tuning.conversations(2)[1]}], "ends no user turn"),
     ],
 )
