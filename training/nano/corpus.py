@@ -138,23 +138,24 @@ class Corpus:
     def example(self, rng: Random, room: int) -> list[Piece]:
         """Draw an example of one of the kinds, of at most about `room` tokens."""
         kind = rng.random()
-        if kind < 0.15:
+        if kind < 0.2:
             return self.by_heart(rng)
-        if kind < 0.22:
+        if kind < 0.25:
             return [(prose.paragraphs(rng, min(8, room // 20)), PROSE_WEIGHT)]
         return self.document(rng, room)
 
     def by_heart(self, rng: Random) -> list[Piece]:
-        """Ask for one known fact, without a document; sometimes just state some."""
+        """Ask for four known facts, without a document; sometimes just state them."""
+        facts = [rng.choice(self.world.known) for _ in range(4)]
         if rng.random() < 0.3:
-            facts = [rng.choice(self.world.known) for _ in range(3)]
             return [(" ".join(fact.state(rng) for fact in facts), ANSWER_WEIGHT)]
-        fact = rng.choice(self.world.known)
-        lead = rng.choice(("Question: ", ""))
-        return [
-            (f"{lead}{fact.ask(rng)}", PROSE_WEIGHT),
-            (_gap(rng) + fact.sentence, ANSWER_WEIGHT),
-        ]
+        pieces: list[Piece] = []
+        for fact in facts:
+            lead = rng.choice(("Question: ", ""))
+            gap = rng.choice((" ", "\n\n")) if pieces else ""
+            pieces.append((f"{gap}{lead}{fact.ask(rng)}", 0.0))
+            pieces.append((_gap(rng) + fact.sentence, ANSWER_WEIGHT))
+        return pieces
 
     def document(self, rng: Random, room: int) -> list[Piece]:
         """Draw a document and one to three questions about what it states (or is known)."""

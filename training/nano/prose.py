@@ -44,7 +44,7 @@ _TEMPLATES = (
     "In {year} the {place} was sold for {number} coins.",
     "{T} is not far from {T2}, but the road is {adj}.",
 )
-_SLOTS = re.compile(r"\{(\w+?)\d?\}")
+_SLOTS = re.compile(r"\{(\w+?)\d?\}(s\b)?")
 _LISTS = {
     "adj": words.ADJECTIVES,
     "adv": words.ADVERBS,
@@ -64,13 +64,14 @@ _LISTS = {
 def sentence(rng: Random, *, held_out: bool = False) -> str:
     """Draw one sentence; its names are held-out ones on request."""
     template = rng.choice(_TEMPLATES)
-    text = _SLOTS.sub(lambda match: _fill(rng, match.group(1), held_out), template)
+    text = _SLOTS.sub(lambda match: _fill(rng, *match.groups(), held_out=held_out), template)
     return text[0].upper() + text[1:]
 
 
-def _fill(rng: Random, slot: str, held_out: bool) -> str:
+def _fill(rng: Random, slot: str, several: str | None, *, held_out: bool) -> str:
     if slot in _LISTS:
-        return rng.choice(_LISTS[slot])
+        word = rng.choice(_LISTS[slot])
+        return words.plural(word) if several else word
     if slot == "thing":
         return noun_phrase(rng, words.THINGS + words.FOODS)
     if slot == "Thing":

@@ -111,3 +111,15 @@ FUNCTION = _words(
     during without again around another became
     """
 )
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun of these lists."""
+    irregular = {"goose": "geese", "mouse": "mice", "child": "children", "foot": "feet"}
+    if noun in irregular:
+        return irregular[noun]
+    if noun.endswith("fe"):
+        return f"{noun[:-2]}ves"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")

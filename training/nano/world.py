@@ -139,7 +139,7 @@ def _count(rng: Random, _held_out: bool) -> str:
 
 
 def _ware(rng: Random, _held_out: bool) -> str:
-    return f"{rng.choice(words.ADJECTIVES)} {rng.choice(words.THINGS)}s"
+    return f"{rng.choice(words.ADJECTIVES)} {words.plural(rng.choice(words.THINGS))}"
 
 
 def _meal(rng: Random, _held_out: bool) -> str:
@@ -255,17 +255,30 @@ RELATIONS = (
 )
 
 
+_LINKS = (
+    *(("is", "What is the {noun}"),) * 3,
+    ("is to", "What is the {noun}"),
+    ("was", "What was the {noun}"),
+    ("was made to", "What was made of the {noun}"),
+    ("will be", "What will be the {noun}"),
+    ("stands", "Where stands the {noun}"),
+    ("can only be", "What can only be the {noun}"),
+)
+
+
 def free_relation(rng: Random) -> Relation:
     """Draw a relation nobody has seen: some noun of some name, answered by a string of words."""
     noun = rng.choice(words.THINGS + words.ABSTRACT + words.PLACES)
     if rng.random() < 0.5:
         noun = f"{rng.choice(words.ADJECTIVES)} {noun}"
     link = rng.choice(("of", "in", "for", "near"))
-    question = f"What is the {noun} {link} {{s}}?"
-    stated = f"The {noun} {link} {{s}} is {{a}}."
+    verb, asked = rng.choice(_LINKS)
+    question = f"{asked.format(noun=noun)} {link} {{s}}?"
+    stem = f"The {noun} {link} {{s}} {verb}"
+    stated = f"{stem} {{a}}."
     return Relation(
         rng.choice(("town", "person", "shop")),
-        f"The {noun} {link} {{s}} is",
+        stem,
         (question, question),
         (stated, stated),
         lambda own, held_out: (
@@ -333,7 +346,7 @@ class World:
         subjects: how many of each kind; every relation of the kind is known of each.
     """
 
-    def __init__(self, seed: int = 0, subjects: int = 20) -> None:
+    def __init__(self, seed: int = 0, subjects: int = 16) -> None:
         rng = Random(f"nano world {seed}")
         self.known: list[Fact] = []
         taken: set[str] = set()
