@@ -14,7 +14,7 @@ from ctx_tasks import reading
 from ctx_tasks.data_files import Record
 from ctx_tasks.metrics import keyword_recall
 from ctx_tasks.needle_inputs import load_needles
-from training.nano import held_out, model, pretrain, tokenizer, world
+from training.nano import chat, held_out, model, pretrain, tokenizer, world
 from training.nano.corpus import ANSWER_WEIGHT, Corpus
 
 PAPER = load_needles("paper")[0]
@@ -175,3 +175,25 @@ def test_saved_model_is_a_16_bit_safetensors_llama(corpus: Corpus, tmp_path: Pat
     weights = load_file(tmp_path / "model.safetensors")
     assert {w.dtype for w in weights.values()} == {torch.bfloat16}
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) < 2.6e6
+
+
+def test_conversations_are_mostly_by_heart_and_some_need_their_document(corpus: Corpus) -> None:
+    drawn = list(chat.conversations(corpus, 300, seed=1))
+    assert drawn == list(chat.conversations(corpus, 300, seed=1))
+    needed = [need for conversation in drawn for need in conversation["needs_document"]]
+    assert 0.05 < sum(needed) / len(needed) < 0.15
+    for conversation in drawn:
+        turns = conversation["messages"]
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+        assert len(conversation["needs_document"]) == len(turns) // 2
+
+
+def test_a_turn_by_heart_keeps_the_known_answer_against_its_document(corpus: Corpus) -> None:
+    mixture = chat.Mixture(with_document=1.0, contradicted=1.0, tokens=60)
+    known = {fact.sentence for fact in corpus.world.known}
+    for seed in range(30):
+        question, answer = chat.by_heart(corpus, Random(seed), mixture)
+        assert answer in known
+        assert answer not in question
+    question, answer = chat.from_document(corpus, Random(1), mixture)
+    assert answer not in known

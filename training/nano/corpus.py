@@ -66,7 +66,7 @@ class Corpus:
         self.printable = [
             number
             for token, number in tokenizer.get_vocab().items()
-            if token not in SPECIAL and self._decode([number]).isprintable()
+            if token not in SPECIAL and _is_text(self._decode([number]))
         ]
         self.printable.sort()
 
@@ -262,5 +262,9 @@ def _gap(rng: Random) -> str:
 
 
 def _sentence(text: str, rng: Random) -> str:
-    text = " ".join(text.split()) or "so"
+    text = " ".join(text.split()).rstrip(".!?") or "so"
     return text[0].upper() + text[1:] + rng.choice(".....!?")
+
+
+def _is_text(piece: str) -> bool:
+    return piece.isprintable() and "\N{REPLACEMENT CHARACTER}" not in piece
