@@ -46,9 +46,10 @@ def config(vocabulary: int = VOCABULARY) -> LlamaConfig:
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=True,
         initializer_range=INITIAL_SCALE,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=1,
+        # the first special tokens of tokenizer.py
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
     )
 
 
