@@ -2,9 +2,9 @@
 
 A Llama of about one million parameters learns to copy from its context only after millions of
 tokens when it starts from noise. It starts here from the circuit that copying needs (an induction
-head, Olsson et al. 2022, arXiv 2209.11895), laid out roughly and in noise: heads of the first layer
-look one, two and three tokens back, a head of the next layer looks for the same tokens earlier in
-the text and repeats what followed. The idea is that of mimetic initialisation (Trockman and Kolter
+head, Olsson et al. 2022, arXiv 2209.11895), laid out roughly and in noise: two heads of the first
+layer look one and two tokens back, the heads of the next look for the same two tokens earlier in
+the text and repeat what followed. The idea is that of mimetic initialisation (Trockman and Kolter
 2023, arXiv 2305.09828); training does the rest.
 """
 
@@ -25,6 +25,9 @@ HEAD_WIDTH = 64
 WINDOW = 1280
 ROPE_THETA = 1e6
 INITIAL_SCALE = 0.08
+# Of the circuit, found by measuring its attention before any training (see README.md): how sharply
+# a head looks back, how loudly it writes what it found, how strongly the last token and the one
+# before it count in a match, how loudly the copy is written, and what the noise is scaled by.
 LOOK = 1.3
 WRITE = 0.15
 MATCH = (1.7, 1.1)

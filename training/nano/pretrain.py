@@ -10,6 +10,7 @@ import copy
 import json
 import math
 import os
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.nano import model as shape
+from training.nano import tokenizer as vocabulary
 from training.nano.corpus import Corpus, Rows
+from training.nano.world import World
 
 BATCH_TOKENS = 4608
 PEAK_RATE = 2e-3
@@ -43,6 +46,17 @@ STAGES = (
     Stage(512, 1.6, 0.2),
     Stage(1152, 1.8, 0.12),
 )
+
+
+def make_base(folder: Path, *, seed: int = 0, checkpoint: Path | None = None) -> None:
+    """Make world, tokenizer and `nano-base` from `seed` and write the model into `folder`.
+
+    Bit for bit repeatable on one machine with one number of torch threads.
+    """
+    world = World(seed)
+    tokenizer = vocabulary.train(world, seed)
+    model = pretrain(Corpus(world, tokenizer), seed=seed, checkpoint=checkpoint)
+    save(model, tokenizer, folder)
 
 
 def pretrain(
@@ -109,11 +123,15 @@ def save_weights(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write model (16-bit safetensors) and tokenizer into `folder`."""
+    """Write model (16-bit safetensors) and tokenizer into `folder`, every file complete or not."""
     half = copy.deepcopy(model)
     torch.nn.Module.to(half, torch.bfloat16)
-    half.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        half.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for path in Path(temporary).iterdir():
+            os.replace(path, folder / path.name)
 
 
 def _rate(step: int, steps: int) -> float:
