@@ -18,6 +18,7 @@ import datetime
 import functools
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -269,6 +270,7 @@ class Run:
                 "give a lower --batch-tokens or --max-length, or --quantize 4bit."
             ) from error
         fates = sum((encoded.fates for encoded in batch), Counter[str]())
+        _require_finite(scores, self._seed.dtype)
         return {"rows": rows, "scores": _rounded(scores), "fates": fates}
 
     @contextmanager
@@ -329,6 +331,15 @@ def bucketed(
 def _estimated_tokens(pair: tuple[int, Messages], limit: int) -> int:
     characters = sum(len(str(message["content"])) for message in pair[1])
     return min(characters // _CHARACTERS_A_TOKEN, limit)
+
+
+def _require_finite(scores: list[list[Scores]], dtype: str) -> None:
+    flat = (s for layers in scores for turns in layers for s in turns if s is not None)
+    if not all(map(math.isfinite, flat)):
+        raise UserError(
+            f"The model gave scores that are not numbers in dtype {dtype!r}: use --dtype bfloat16 "
+            "or float32."
+        )
 
 
 def _rounded(scores: list[list[Scores]]) -> list[list[Scores]]:

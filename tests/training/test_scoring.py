@@ -1,4 +1,4 @@
-"""Eq. 2 equals a naive float64 computation, and a dataset's scores do not depend on how they ran."""
+"""Eq. 2 equals a naive float64 computation; a dataset's scores do not depend on how they ran."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from ctx_tasks.errors import UserError
 from tests import tiny
 from tests.ctx_models import chats, naive
 from training import files
+from training.conversations import to_conversation
 from training.dependency import default_layer, encode, score_batch, score_conversation
 from training.scoring import score
 from training.scoring_run import bucketed
@@ -245,13 +247,15 @@ def arguments(data, output, checkpoint, **more) -> dict:
 
 
 def command(keywords, *launcher) -> list[str]:
-    return [sys.executable, *launcher, "-m", "tests.training.score_process", "score", keywords]
+    """The command line of a run, under `accelerate launch` or not."""
+    options = [
+        f"--{key.replace('_', '-')}={value}" for key, value in keywords.items() if key != "source"
+    ]
+    return [sys.executable, *launcher, "-m", "training.cli", "score", keywords["source"], *options]
 
 
 def finished(keywords, *launcher) -> str:
-    done = subprocess.run(
-        command(json.dumps(keywords), *launcher), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command(keywords, *launcher), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -314,7 +318,7 @@ def lines(output: Path) -> int:
 
 def kill_after(keywords, output, count) -> None:
     """Start a run and kill it once it has finished `count` batches."""
-    process = subprocess.Popen(command(json.dumps(keywords)), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(keywords), stdout=subprocess.DEVNULL)
     while lines(output) < count:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.001)
@@ -433,6 +437,15 @@ def test_mistakes_are_told_before_the_model_loads(monkeypatch, tmp_path, data, c
     assert not (tmp_path / "scored.jsonl").exists()
 
 
+def test_scores_that_are_no_numbers_are_refused(tmp_path, data):
+    broken = tiny.model(max_position_embeddings=256)
+    broken.model.layers[0].mlp.down_proj.weight.data[:] = float("nan")
+    broken.save_pretrained(tmp_path / "broken")
+    tiny.tokenizer().save_pretrained(tmp_path / "broken")
+    with pytest.raises(UserError, match="not numbers"):
+        score(data, tmp_path / "scored.jsonl", model=str(tmp_path / "broken"))
+
+
 @pytest.mark.parametrize(
     "change", [{"dtype": "bfloat16"}, {"quantize": "4bit"}, {"quantize": "8bit"}]
 )
@@ -461,18 +474,33 @@ def launcher(processes: int) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.realdata
+@pytest.mark.parametrize("folder", ["tinyllama-1.1b-chat-v1.0", "qwen2.5-instruct"])
+def test_every_turn_of_the_sharegpt_sample_is_scored_or_beyond_the_window(folder):
+    """Real chats: HTML, code, CJK, chunks that begin with the assistant."""
+    tokenizer, fates, turns = chats.real_tokenizer(folder), Counter(), 0
+    for index, row in enumerate(files.read_rows(chats.real_data() / "sft/sharegpt_sample.json")):
+        messages = to_conversation(row, index).messages
+        fates += encode(tokenizer, messages, 2047).fates
+        turns += sum(message["role"] == "assistant" for message in messages)
+    assert fates.total() == turns > 250
+    assert fates["scored"] > 0.6 * turns
+    assert fates["empty"] < 0.02 * turns
+
+
 @pytest.mark.slow
 def test_two_processes_write_the_file_of_one(scored, tmp_path, data, checkpoint):
     output = tmp_path / "scored.jsonl"
-    finished(arguments(data, output, checkpoint), *launcher(2))
+    printed = finished(arguments(data, output, checkpoint), *launcher(2))
     assert output.read_bytes() == scored[0].read_bytes()
+    assert printed.count("Scoring layer") == printed.count("60 conversations") == 1
 
 
 @pytest.mark.slow
 def test_one_process_finishes_what_two_began(scored, tmp_path, data, checkpoint):
     output = tmp_path / "scored.jsonl"
     keywords = arguments(data, output, checkpoint)
-    process = subprocess.Popen(command(json.dumps(keywords), *launcher(2)))
+    process = subprocess.Popen(command(keywords, *launcher(2)))
     while lines(output) < 4:
         assert process.poll() is None, "the run ended before it could be stopped"
         time.sleep(0.001)
