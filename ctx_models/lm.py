@@ -105,6 +105,7 @@ class CtxLM(HFLM):
                 f"pretrained={pretrained!r} could not be loaded: {str(error).splitlines()[0]} "
                 "Give the folder or hub name of a transformers model."
             ) from error
+        self._join_processes()
         if self.steering.active:
             self._check_model()
         self._user_mask: torch.Tensor | None = None
@@ -118,6 +119,23 @@ class CtxLM(HFLM):
         super()._create_tokenizer(*args, **kwargs)
         if self.indicator is not None:
             check_indicator(self.tokenizer, self.indicator, strict=self.indicator_strict)
+
+    def _create_model(self, *args: Any, **kwargs: Any) -> None:
+        """HFLM ties the weights again after loading; an adapter's trained token rows forbid it.
+
+        The rows sit in a wrapper that transformers' `tie_weights` does not know, and loading has
+        tied them already.
+        """
+        super()._create_model(*args, **kwargs)
+        if kwargs.get("peft"):
+            self.model.get_base_model().tie_weights = lambda *_, **__: None
+
+    def _join_processes(self) -> None:
+        """HFLM splits documents over GPUs only, by local rank; split over all processes."""
+        accelerator = getattr(self, "accelerator", None)
+        if accelerator is not None:
+            self._rank = accelerator.process_index
+            self._world_size = accelerator.num_processes
 
     def _check_model(self) -> None:
         attention.require_softmax_attention(self.model)

@@ -1,7 +1,6 @@
-"""Run as `python -m tests.training.load_adapter HOW BASE ADAPTER OUT PROMPT`: what is loaded again.
+"""Run as `python -m tests.training.load_adapter BASE ADAPTER OUT PROMPT`: what is loaded again.
 
-A process of its own: nothing of the training is in memory. HOW is `hf-ctx` (as `ctx-eval run` does
-it) or `peft` (by hand). Writes both embeddings as they act and the logits of PROMPT, with the
+A process of its own, loading as `ctx-eval run` does: nothing of the training is in memory. Writes both embeddings as they act and the logits of PROMPT, with the
 indicator, to the safetensors file OUT.
 """
 
@@ -29,21 +28,8 @@ def with_hf_ctx(base: str, adapter: str, prompt: str) -> tuple[Any, list[int]]:
     return lm.model, lm.tok_encode(str(text))
 
 
-def with_peft(base: str, adapter: str, prompt: str) -> tuple[Any, list[int]]:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(adapter)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
-    model.resize_token_embeddings(len(tokenizer))
-    turn = [{"role": "user", "content": f"{prompt} [IND]"}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return PeftModel.from_pretrained(model, adapter).eval(), tokenizer(text)["input_ids"]
-
-
-def main(how: str, base: str, adapter: str, out: str, prompt: str) -> None:
-    load = {"hf-ctx": with_hf_ctx, "peft": with_peft}[how]
-    model, ids = load(base, adapter, prompt)
+def main(base: str, adapter: str, out: str, prompt: str) -> None:
+    model, ids = with_hf_ctx(base, adapter, prompt)
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0]
     tensors = {

@@ -84,8 +84,7 @@ def test_under_lora_the_two_new_rows_are_all_that_trains_beside_the_adapter(tune
 def test_rows_and_logits_are_found_again_in_a_new_process(tuned, tmp_path):
     folder, model, tokenizer, tokens = tuned
     out = tmp_path / "seen.safetensors"
-    how = "peft" if model.config.tie_word_embeddings else "hf-ctx"
-    arguments = (how, folder / "base", folder / "adapter", out, PROMPT)
+    arguments = (folder / "base", folder / "adapter", out, PROMPT)
     python("-m", "tests.training.load_adapter", *arguments)
     seen = load_file(out)
     for name, rows in effective_rows(model).items():
