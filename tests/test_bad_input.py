@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from lm_eval import simple_evaluate
@@ -24,12 +25,13 @@ SQUAD_ROW = {
 }
 
 
-class Mistake(NamedTuple):
+@dataclass(frozen=True)
+class Mistake:
     """What is wrong (model arguments, --metadata, the task) and a pattern of the answer."""
 
     message: str
-    model_args: dict[str, Any] = {}
-    metadata: dict[str, Any] = {}
+    model_args: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     task: str = "squad_contains"
     template: str | None = tiny.CHAT_TEMPLATE
 

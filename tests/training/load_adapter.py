@@ -1,7 +1,7 @@
 """Run as `python -m tests.training.load_adapter BASE ADAPTER OUT PROMPT`: what is loaded again.
 
-A process of its own, loading as `ctx-eval run` does: nothing of the training is in memory. Writes both embeddings as they act and the logits of PROMPT, with the
-indicator, to the safetensors file OUT.
+A process of its own, loading as `ctx-eval run` does: nothing of the training is in memory. Writes
+both embeddings as they act and the logits of PROMPT, with the indicator, to the file OUT.
 """
 
 from __future__ import annotations
