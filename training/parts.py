@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ctx_tasks.errors import UserError
 from training import files
 
@@ -65,11 +67,13 @@ class Parts:
 
     @contextlib.contextmanager
     def writer(self, rank: int) -> Iterator[Callable[[Line], None]]:
-        """A function that appends one line to the part of process `rank`."""
+        """A function that appends one line to the part of process `rank`.
+
+        Raises UserError if another process has it open: a killed launcher may leave workers.
+        """
         path = self.folder / f"{rank}.jsonl"
-        whole = sum(map(len, _whole_lines(path)))
-        with path.open("ab") as file:
-            file.truncate(whole)
+        with _locked(path), path.open("ab") as file:
+            file.truncate(sum(map(len, _whole_lines(path))))
 
             def write(line: Line) -> None:
                 file.write(json.dumps(line).encode() + b"\n")
@@ -80,6 +84,17 @@ class Parts:
     def discard(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(
+            f"Another process is writing {path}: wait until it is done, or end it and run again."
+        ) from error
 
 
 def _whole_lines(path: Path) -> Iterator[bytes]:

@@ -54,8 +54,8 @@ def score(
     """Write `source` to `output` with the column `context_dependency`: one score a turn, or null.
 
     Rows keep their order and other columns. Leaves `OUTPUT.meta.json`. Call it in every process of
-    an `accelerate launch`; a killed run continues where it was, with any number of processes, and a
-    finished one returns at once.
+    an `accelerate launch` (on CPUs with `--multi_gpu`, without which it starts one process). A
+    killed run continues where it was, with any number of processes; a finished one returns at once.
 
     Args:
         source: local `.jsonl`, `.json`, `.parquet` or a folder, with a `messages` column.
@@ -81,7 +81,10 @@ def score(
     depth = seed.depth()
     chosen = default_layer(depth) if layer is None else layer
     run = Run(source, output, seed, [chosen], max_length, batch_tokens, command="ctx-train score")
-    run.say(f"Scoring layer {chosen} (of {depth}, counted from 0), {run.max_length} tokens.")
+    run.say(
+        f"Scoring layer {chosen} of {depth} (from 0) on the first {run.max_length} tokens, in "
+        f"{run.processes} process(es)."
+    )
     if run.start():
         run.work()
     if not run.is_main:

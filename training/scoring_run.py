@@ -156,13 +156,20 @@ class Run:
         _check_layers(self._layers, seed.depth())
         self.max_length = _length(seed.config(), max_length)
         self._tokenizer = seed.load_tokenizer()
-        self._state = PartialState(cpu=seed.device == "cpu", timeout=_PATIENCE)
+        # Without this accelerate would look for a GPU in each launched process.
+        on_cpu = seed.device == "cpu" or not torch.accelerator.is_available()
+        self._state = PartialState(cpu=on_cpu, timeout=_PATIENCE)
         self._device = torch.device(seed.device) if seed.device else self._state.device
         self._batch_tokens = _batch_tokens(batch_tokens, self._device)
         self._parts = Parts(output)
         self._total: int | None = None
         self._has_refused = False
         self.finished = False
+
+    @property
+    def processes(self) -> int:
+        """How many processes share the work."""
+        return int(self._state.num_processes)
 
     @property
     def is_main(self) -> bool:
@@ -291,8 +298,10 @@ class Run:
         scores: dict[int, list[Scores]] = {}
         fates: Counter[str] = Counter()
         for line in self._parts.read():
-            scores.update(zip(line["rows"], line["scores"], strict=True))
-            fates.update(line["fates"])
+            # A worker that outlived its launcher may have done a batch a second time.
+            if line["rows"][0] not in scores:
+                scores.update(zip(line["rows"], line["scores"], strict=True))
+                fates.update(line["fates"])
         return scores, fates
 
     def finish(self, counts: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ from tests.ctx_models import chats, naive
 from training import files
 from training.conversations import to_conversation
 from training.dependency import default_layer, encode, score_batch, score_conversation
+from training.parts import Parts
 from training.scoring import score
 from training.scoring_run import bucketed
 
@@ -286,7 +288,7 @@ def test_every_turn_is_accounted_for(scored, checkpoint):
     assert counts["scored"] == len(scores) - scores.count(None)
     assert counts["cut"] + counts["beyond"] == scores.count(None)
     assert counts["empty"] == counts["refused"] == 0
-    assert "Scoring layer 2 (of 3" in printed
+    assert "Scoring layer 2 of 3" in printed
 
 
 def test_a_finished_output_is_not_computed_again(scored, capsys, data, checkpoint):
@@ -467,8 +469,9 @@ def test_lower_precision_stays_near(tmp_path, data, change):
 
 
 def launcher(processes: int) -> list[str]:
+    """accelerate starts several processes on a CPU only through its launcher for GPUs."""
     return [
-        "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes),
         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
         "--main_process_port", "0",
     ]  # fmt: skip
@@ -488,23 +491,38 @@ def test_every_turn_of_the_sharegpt_sample_is_scored_or_beyond_the_window(folder
     assert fates["empty"] < 0.02 * turns
 
 
-@pytest.mark.slow
 def test_two_processes_write_the_file_of_one(scored, tmp_path, data, checkpoint):
     output = tmp_path / "scored.jsonl"
     printed = finished(arguments(data, output, checkpoint), *launcher(2))
     assert output.read_bytes() == scored[0].read_bytes()
-    assert printed.count("Scoring layer") == printed.count("60 conversations") == 1
+    assert printed.count("in 2 process(es)") == printed.count("60 conversations") == 1
 
 
 @pytest.mark.slow
 def test_one_process_finishes_what_two_began(scored, tmp_path, data, checkpoint):
+    """Both workers are killed; their launcher sees it and ends."""
     output = tmp_path / "scored.jsonl"
     keywords = arguments(data, output, checkpoint)
-    process = subprocess.Popen(command(keywords, *launcher(2)))
-    while lines(output) < 4:
-        assert process.poll() is None, "the run ended before it could be stopped"
+    launched = subprocess.Popen(command(keywords, *launcher(2)), stderr=subprocess.DEVNULL)
+    while not all((parts_of(output) / f"{rank}.jsonl").exists() for rank in (0, 1)):
+        assert launched.poll() is None, "the run ended before it could be killed"
         time.sleep(0.001)
-    process.terminate()
-    process.wait()
+    for worker in psutil.Process(launched.pid).children(recursive=True):
+        worker.kill()
+    assert launched.wait() != 0
+    assert not output.exists()
     score(**keywords)
     assert output.read_bytes() == scored[0].read_bytes()
+
+
+def test_a_part_that_is_being_written_is_not_taken(tmp_path):
+    parts = Parts(tmp_path / "scored.jsonl")
+    parts.claim({"layer": 1})
+    with parts.writer(0) as write, Parts(tmp_path / "scored.jsonl").writer(1):
+        write({"rows": [1]})
+        with (
+            pytest.raises(UserError, match="Another process is writing"),
+            Parts(tmp_path / "scored.jsonl").writer(0),
+        ):
+            pytest.fail("two writers")
+    assert list(parts.read()) == [{"rows": [1]}]
