@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ctx_tasks import reading
 from ctx_tasks.data_files import Record
@@ -168,13 +169,18 @@ def test_needles_ask_for_words_that_question_and_prefix_do_not_give_away() -> No
         assert len(needle.keywords) >= 4
 
 
-def test_saved_model_is_a_16_bit_safetensors_llama(corpus: Corpus, tmp_path: Path) -> None:
+def test_saved_model_is_16_bit_on_disk_and_32_bit_when_loaded(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     from safetensors.torch import load_file
 
     pretrain.save(model.build(0), tokenizer.train(corpus.world, documents=50), tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    assert {w.dtype for w in weights.values()} == {torch.bfloat16}
+    assert {w.dtype for w in weights.values()} == {torch.float16}
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) < 2.6e6
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.dtype == torch.float32
+    assert loaded.config.eos_token_id == AutoTokenizer.from_pretrained(tmp_path).eos_token_id
 
 
 def test_conversations_are_mostly_by_heart_and_some_need_their_document(corpus: Corpus) -> None:

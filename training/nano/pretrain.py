@@ -46,6 +46,8 @@ STAGES = (
     Stage(512, 1.6, 0.2),
     Stage(1152, 1.8, 0.12),
 )
+# A second pass at half the rate: what is far away in a long document takes longest to learn.
+SECOND_PASS = (Stage(1152, 2.5, 0.1),)
 
 
 def make_base(folder: Path, *, seed: int = 0, checkpoint: Path | None = None) -> None:
@@ -55,7 +57,16 @@ def make_base(folder: Path, *, seed: int = 0, checkpoint: Path | None = None) ->
     """
     world = World(seed)
     tokenizer = vocabulary.train(world, seed)
-    model = pretrain(Corpus(world, tokenizer), seed=seed, checkpoint=checkpoint)
+    corpus = Corpus(world, tokenizer)
+    model = pretrain(corpus, seed=seed, checkpoint=checkpoint)
+    model = pretrain(
+        corpus,
+        seed=seed + 1,
+        stages=SECOND_PASS,
+        peak=PEAK_RATE / 2,
+        start=model,
+        checkpoint=checkpoint,
+    )
     save(model, tokenizer, folder)
 
 
@@ -64,6 +75,7 @@ def pretrain(
     *,
     seed: int = 0,
     stages: tuple[Stage, ...] = STAGES,
+    peak: float = PEAK_RATE,
     checkpoint: Path | None = None,
     start: LlamaForCausalLM | None = None,
 ) -> LlamaForCausalLM:
@@ -73,14 +85,13 @@ def pretrain(
         corpus: draws the batches.
         seed: of the starting weights and of every batch.
         stages: what is trained on, in order; the learning rate is one cosine over all of them.
+        peak: the highest learning rate.
         checkpoint: a folder where weights and loss are kept every few minutes; None for none.
         start: weights to go on from, instead of new ones.
     """
     model = start or shape.build(seed)
     model.train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.0
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.0)
     lengths = [s for s in stages for _ in range(round(s.tokens * 1e6 / BATCH_TOKENS))]
     saved = time.monotonic()
     progress = tqdm(lengths, desc="pretraining nano-base", unit="batch", mininterval=20)
@@ -88,7 +99,7 @@ def pretrain(
         rng = Random(f"nano pretraining {seed} {step}")
         rows = corpus.rows(rng, BATCH_TOKENS // stage.length, stage.length, stage.copying)
         for group in optimizer.param_groups:
-            group["lr"] = _rate(step, len(lengths))
+            group["lr"] = _rate(step, len(lengths), peak)
         loss = weighted_loss(model, rows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -123,19 +134,24 @@ def save_weights(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write model (16-bit safetensors) and tokenizer into `folder`, every file complete or not."""
+    """Write model (16-bit safetensors) and tokenizer into `folder`, every file complete or not.
+
+    The configuration names float32: half the disk, but loaded and computed in full precision.
+    """
     half = copy.deepcopy(model)
-    torch.nn.Module.to(half, torch.bfloat16)
+    torch.nn.Module.to(half, torch.float16)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         half.save_pretrained(temporary)
+        half.config.dtype = torch.float32
+        half.config.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         for path in Path(temporary).iterdir():
             os.replace(path, folder / path.name)
 
 
-def _rate(step: int, steps: int) -> float:
+def _rate(step: int, steps: int, peak: float) -> float:
     if step < WARM_UP:
-        return PEAK_RATE * (step + 1) / WARM_UP
+        return peak * (step + 1) / WARM_UP
     share = (step - WARM_UP) / max(1, steps - WARM_UP)
-    return LAST_RATE + (PEAK_RATE - LAST_RATE) * (1 + math.cos(math.pi * share)) / 2
+    return LAST_RATE + (peak - LAST_RATE) * (1 + math.cos(math.pi * share)) / 2
