@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ctx_tasks import reading
 from ctx_tasks.data_files import Record
 from ctx_tasks.metrics import keyword_recall
-from ctx_tasks.needle_inputs import load_needles
+from ctx_tasks.needle_inputs import load_haystack, load_needles
 from training.nano import chat, held_out, model, pretrain, tokenizer, world
 from training.nano.corpus import ANSWER_WEIGHT, Corpus
 
@@ -159,6 +159,16 @@ def test_reading_questions_are_documents_of_their_benchmarks_shape(
     assert len(documents) == 20
     for document in documents:
         assert document["references"][0][0] in document["context"]
+
+
+def test_written_material_is_what_the_tasks_read(tmp_path: Path) -> None:
+    held_out.write(world.World(), tmp_path, count=10, needle_count=5)
+    assert load_needles(str(tmp_path / "needles.yaml")) == held_out.needles(5)
+    assert load_haystack(str(tmp_path / "haystack")).texts == held_out.haystack().texts
+    for name, load in (("squad", reading.squad), ("quac", reading.quac), ("drop", reading.drop)):
+        read = load(**{f"{name}_files": str(tmp_path / f"{name}.jsonl")})
+        assert len(read["validation"]) == 10
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_needles_ask_for_words_that_question_and_prefix_do_not_give_away() -> None:

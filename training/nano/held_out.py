@@ -2,16 +2,21 @@
 
 `needles` and `haystack` feed the needle test (as `ctx_tasks.needle` takes them), `squad`, `quac`
 and `drop` give reading questions in the columns of those datasets, `by_heart` asks for what holds
-all over the corpus.
+all over the corpus. `write` puts all of it into files the tasks read.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
+
+import yaml
 
 from ctx_tasks.needle_inputs import Haystack, Needle
 from training.nano import prose
@@ -146,3 +151,28 @@ def by_heart(world: World, count: int, seed: int = 0) -> list[tuple[str, Fact]]:
     rng = Random(f"nano by heart {seed}")
     facts = [rng.choice(world.known) for _ in range(count)]
     return [(fact.ask(rng), fact) for fact in facts]
+
+
+def write(world: World, folder: Path, *, count: int = 400, needle_count: int = 20) -> None:
+    """Write needles.yaml, haystack/*.txt and, with `count` questions each, squad.jsonl, quac.jsonl,
+    drop.jsonl (options of the tasks of these names) and by_heart.jsonl (`question`, `answer`).
+    """
+    keys = ("id", "needle", "question", "response_prefix", "keywords")
+    sets = [
+        {key: getattr(one, key) for key in keys} | {"keywords": list(one.keywords)}
+        for one in needles(needle_count)
+    ]
+    _write(folder / "needles.yaml", yaml.safe_dump(sets, sort_keys=False, width=1000))
+    for number, text in enumerate(haystack().texts):
+        _write(folder / "haystack" / f"{number:02}.txt", text + "\n")
+    known = [{"question": q, "answer": fact.answer} for q, fact in by_heart(world, count)]
+    drawn = {"squad": squad(count), "quac": quac(count), "drop": drop(count), "by_heart": known}
+    for name, rows in drawn.items():
+        _write(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
