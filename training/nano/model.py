@@ -23,7 +23,9 @@ LAYERS = 3
 HEADS = 4
 HEAD_WIDTH = 64
 WINDOW = 1280
+# The base of RoPE while the model learns to copy, and the larger one it then goes on with.
 ROPE_THETA = 1e6
+FINAL_ROPE_THETA = 1e7
 INITIAL_SCALE = 0.08
 # Of the circuit, found by measuring its attention before any training (see README.md): how sharply
 # a head looks back, how loudly it writes what it found, how strongly the last token and the one
@@ -35,10 +37,10 @@ COPY = 0.3
 QUIET = 0.1
 
 
-def config(vocabulary: int = VOCABULARY) -> LlamaConfig:
+def config(rope_theta: float = FINAL_ROPE_THETA) -> LlamaConfig:
     """Return the Llama configuration of every nano model (tied embeddings, window in tokens)."""
     return LlamaConfig(
-        vocab_size=vocabulary,
+        vocab_size=VOCABULARY,
         hidden_size=WIDTH,
         intermediate_size=2 * WIDTH,
         num_hidden_layers=LAYERS,
@@ -46,7 +48,7 @@ def config(vocabulary: int = VOCABULARY) -> LlamaConfig:
         num_key_value_heads=HEADS,
         head_dim=HEAD_WIDTH,
         max_position_embeddings=WINDOW,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
         tie_word_embeddings=True,
         initializer_range=INITIAL_SCALE,
         # the first special tokens of tokenizer.py
@@ -59,10 +61,21 @@ def config(vocabulary: int = VOCABULARY) -> LlamaConfig:
 def build(seed: int, *, circuit: bool = True) -> LlamaForCausalLM:
     """Return a model with starting weights drawn from `seed`, with or without the copy circuit."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(config())
+    model = LlamaForCausalLM(config(ROPE_THETA))
     if circuit:
         lay_copy_circuit(model, torch.Generator().manual_seed(seed))
     return model
+
+
+def stretch(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Return the same weights under `FINAL_ROPE_THETA`.
+
+    Channels that compare content turn less, so that what they match over 500 tokens they also match
+    over 1000; the fast channels, which count single tokens back, hardly change.
+    """
+    stretched = LlamaForCausalLM(config(FINAL_ROPE_THETA))
+    stretched.load_state_dict(model.state_dict())
+    return stretched
 
 
 @torch.no_grad()

@@ -46,8 +46,8 @@ STAGES = (
     Stage(512, 1.6, 0.2),
     Stage(1152, 1.8, 0.12),
 )
-# A second pass at half the rate: what is far away in a long document takes longest to learn.
-SECOND_PASS = (Stage(1152, 2.5, 0.1),)
+# A second pass at half the rate, after RoPE is stretched: what is far away takes longest to learn.
+SECOND_PASS = (Stage(1152, 1.6, 0.1),)
 
 
 def make_base(folder: Path, *, seed: int = 0, checkpoint: Path | None = None) -> None:
@@ -64,7 +64,7 @@ def make_base(folder: Path, *, seed: int = 0, checkpoint: Path | None = None) ->
         seed=seed + 1,
         stages=SECOND_PASS,
         peak=PEAK_RATE / 2,
-        start=model,
+        start=shape.stretch(model),
         checkpoint=checkpoint,
     )
     save(model, tokenizer, folder)
@@ -147,6 +147,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
         half.config.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         for path in Path(temporary).iterdir():
+            path.chmod(0o644)
             os.replace(path, folder / path.name)
 
 
