@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ctx_models import nano
 from ctx_tasks.catalogue import task_folder, tasks
 from ctx_tasks.errors import UserError
 
@@ -36,7 +38,9 @@ def run(context: typer.Context) -> None:
     """
     register_model()
     args = _run_arguments(context.args)
-    args.include_path = _include_paths(args)
+    config = _config_file(args)
+    args.include_path = _include_paths(args, config)
+    args.model_args = _bundled_model(args, config)
     _call(args)
 
 
@@ -73,15 +77,35 @@ def _run_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(["run", *(arguments or ["--help"])])
 
 
-def _include_paths(args: argparse.Namespace) -> list[str]:
-    """Our task folder, and the one the user named on the command line or in --config."""
-    named = args.include_path
-    if named is None and args.config:
-        import yaml
+def _config_file(args: argparse.Namespace) -> dict[str, Any]:
+    """The mapping in the file of `--config`; empty without one (the harness says what is wrong)."""
+    if not args.config or not Path(args.config).is_file():
+        return {}
+    import yaml
 
-        with open(args.config, encoding="utf-8") as file:
-            named = (yaml.safe_load(file) or {}).get("include_path")
+    content = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
+
+
+def _include_paths(args: argparse.Namespace, config: dict[str, Any]) -> list[str]:
+    """Our task folder, and the one the user named on the command line or in --config."""
+    named = args.include_path or config.get("include_path")
     return [str(task_folder()), *([named] if named else [])]
+
+
+def _bundled_model(args: argparse.Namespace, config: dict[str, Any]) -> Any:
+    """The model arguments, with the folder of a bundled model as `pretrained` where it is meant.
+
+    `hf-ctx` finds it by itself, but the needle test reads the tokenizer by the same argument.
+    """
+    given = args.model_args or config.get("model_args") or {}
+    if (args.model or config.get("model")) != "hf-ctx" or not isinstance(given, dict):
+        return args.model_args
+    named = given.get("pretrained")
+    found = nano.resolve(named)
+    if named is None:
+        typer.echo(f"ctx-eval: no `pretrained` given; using the bundled {nano.DEFAULT}.", err=True)
+    return {**given, "pretrained": found}
 
 
 def _call(args: argparse.Namespace) -> None:

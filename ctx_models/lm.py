@@ -28,7 +28,7 @@ from lm_eval.models.huggingface import HFLM
 
 from ctx_tasks.errors import UserError
 
-from . import attention
+from . import attention, nano
 from .fingerprint import check_cache, checkpoint_fingerprint, short_hash
 from .indicator import Turns, check_indicator
 from .spans import Rendered, Segment, Segmented, raw, render, tokenize, with_response
@@ -54,7 +54,8 @@ class CtxLM(HFLM):
     """HFLM with attention steering and the context indicator.
 
     Args:
-        pretrained: model folder or hub name.
+        pretrained: model folder or hub name, or the name of a bundled model (`ctx_models.nano`);
+            None for the bundled nano-chat, with a warning.
         alpha, schedule, steer_generated: see `Steering`.
         layers: layers to steer, such as "8-15" or "3+5+9" (commas separate model arguments);
             default all.
@@ -70,7 +71,7 @@ class CtxLM(HFLM):
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str | None = None,
         alpha: float = 1.0,
         schedule: str = "constant",
         steer_generated: bool = True,
@@ -83,6 +84,10 @@ class CtxLM(HFLM):
         tokenizer: Any = None,
         **kwargs: Any,
     ) -> None:
+        if pretrained is None:
+            logger.warning("hf-ctx got no `pretrained`: this is the bundled %s.", nano.DEFAULT)
+        if pretrained is None or isinstance(pretrained, str):
+            pretrained = nano.resolve(pretrained)
         self.steering = Steering(
             alpha=_number("alpha", alpha),
             schedule=schedule,  # type: ignore[arg-type]

@@ -1,0 +1,133 @@
+"""The bundled synthetic data of the nano world, as the harness wants it. No benchmark.
+
+The files in `nano/` are written by `training.nano.held_out.write` from seed 0: names and facts that
+the bundled nano models never saw (and, for `by_heart`, facts they were trained on). They are read
+by the loaders of the real benchmarks, but under names of their own and from nowhere else: the
+options that name other files (`haystack`, `squad_files`, ...) are not looked at here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctx_tasks import needle, reading
+from ctx_tasks.data_files import Record, read_file
+from ctx_tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FOLDER = Path(__file__).parent / "nano"
+SOURCE = "nano-world (bundled)"
+# What the window of the nano models, 1280 tokens, leaves with room for any of their prompts.
+LONGEST = 1000
+
+
+def nih(
+    *,
+    max_length: Any = LONGEST,
+    haystack: Any = None,
+    needles: Any = None,
+    data_used: dict[str, Any] | None = None,
+    **settings: Any,
+) -> dict[str, Dataset]:
+    """The needle test with the world's needles and haystack: `ctx_tasks.needle.nih`.
+
+    Args:
+        max_length: tokens of the longest document.
+        haystack, needles: not looked at; this task has its own.
+        data_used, settings: see `ctx_tasks.needle.nih`.
+    """
+    used: dict[str, Any] = {} if data_used is None else data_used
+    [built] = needle.nih(
+        max_length=max_length,
+        haystack=FOLDER / "haystack",
+        needles=FOLDER / "needles.yaml",
+        data_used=used,
+        **settings,
+    ).values()
+    used.update(source=SOURCE)
+    named = built.remove_columns("haystack").add_column("haystack", [SOURCE] * len(built))
+    return {"test": named}
+
+
+def squad(**settings: Any) -> dict[str, Dataset]:
+    """Reading questions in SQuAD's shape: `{"validation": Dataset}` of `reading.Document` columns.
+
+    Args:
+        questions: how many, from the first; None (default) for all 400.
+        data_used: filled with `source`, `sha256` and `rows`, see `reading.squad`.
+        settings: anything else the harness hands on is not looked at.
+    """
+    return _load(reading.SQUAD, "squad", **settings)
+
+
+def quac(**settings: Any) -> dict[str, Dataset]:
+    """Reading questions in QuAC's shape, one a passage; see `squad`."""
+    return _load(reading.QUAC, "quac", **settings)
+
+
+def drop(**settings: Any) -> dict[str, Dataset]:
+    """Questions for numbers, in DROP's shape; see `squad`."""
+    return _load(reading.DROP, "drop", **settings)
+
+
+def by_heart(**settings: Any) -> dict[str, Dataset]:
+    """Questions for what holds all over the training corpus, without a document; see `squad`."""
+    return _load(_BY_HEART, "by_heart", **settings)
+
+
+def _load(
+    benchmark: reading.Benchmark,
+    name: str,
+    *,
+    questions: Any = None,
+    data_used: dict[str, Any] | None = None,
+    **_unused: Any,
+) -> dict[str, Dataset]:
+    path = FOLDER / f"{name}.jsonl"
+    records = _first(list(read_file(path, path.name)), questions)
+    own = replace(benchmark, name=f"nano-world {name}")
+    loaded = reading.dataset(own, records, SOURCE)
+    if data_used is not None:
+        data_used.update(source=SOURCE, sha256=loaded[0]["data_hash"], rows=len(loaded))
+    return {"validation": loaded}
+
+
+def _first(records: list[Record], questions: Any) -> Iterable[Record]:
+    if questions is None:
+        return records
+    if not isinstance(questions, int) or isinstance(questions, bool):
+        raise UserError(f"questions must be a whole number, but got {questions!r}.")
+    if not 1 <= questions <= len(records):
+        raise UserError(
+            f"questions {questions} is out of range; ask for 1 to {len(records)}, or leave it out "
+            f"for all {len(records)}."
+        )
+    return records[:questions]
+
+
+def _parse_by_heart(record: Record) -> reading.Document:
+    question, answer = record.value["question"], record.value["answer"]
+    return {
+        # Drawn with repetition: the line, not the wording, is what tells questions apart.
+        "id": record.where,
+        "passage_id": question,
+        "context": "",
+        "question": question,
+        "references": [[answer]],
+        "answerable": True,
+        "target": answer,
+    }
+
+
+_BY_HEART = reading.Benchmark(
+    name="by heart",
+    option="questions",
+    columns="question, answer",
+    unnest=lambda record: [record],
+    parse=_parse_by_heart,
+)
