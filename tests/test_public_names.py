@@ -9,6 +9,7 @@ import time
 import pytest
 
 import ctx_models
+import training
 
 
 def run_python(code: str) -> str:
@@ -27,6 +28,8 @@ def test_public_names():
     ]
     for name in ctx_models.__all__:
         assert getattr(ctx_models, name).__module__.startswith("ctx_models.")
+    assert training.__all__ == ["score_conversation"]
+    assert training.score_conversation.__module__ == "training.dependency"
 
 
 @pytest.mark.parametrize("package", ["ctx_models", "training", "ctx_models.cli", "training.cli"])

@@ -159,6 +159,8 @@ def score(
       ctx-train score data/chats.jsonl -o data/scored.jsonl \\
           --model TinyLlama/TinyLlama-1.1B-Chat-v1.0
       accelerate launch --num_processes 4 -m training.cli score data/chats.jsonl ...
+      ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 \\
+          -m training.cli score data/chats.jsonl ...    (processes on CPUs)
     """
     from training import scoring
 
