@@ -80,13 +80,24 @@ class Control:
         bias_generated: bool = True,
     ) -> None:
         self.user_mask = user_mask
-        self.biases = biases or {}
+        # One number for a layer whose heads all share it: masks then stay [batch, 1, 1, keys].
+        self._biases = {
+            layer: heads[:1] if bool((heads == heads[0]).all()) else heads
+            for layer, heads in (biases or {}).items()
+        }
         self.bias_generated = bias_generated
         self.mass: MassRequest | None = None
         self.paths: set[str] = set()
         self._total: int | None = None
         self._padding: torch.Tensor | None = None
         self._cached: dict[tuple[int, int, torch.device], _Keys] = {}
+
+    def bias(self, layer: int, device: torch.device) -> torch.Tensor | None:
+        """The bias of a layer, float32 [1, heads or 1, 1, 1], copied to `device` once."""
+        if self.user_mask is None or layer not in self._biases:
+            return None
+        self._biases[layer] = self._biases[layer].to(device, torch.float32)
+        return self._biases[layer].view(1, -1, 1, 1)
 
     def start_forward(self, total: int, past: int, padding_mask: torch.Tensor | None) -> None:
         """Note the sequence length of the forward pass that begins (cached tokens included)."""
@@ -109,8 +120,8 @@ class Control:
         """Flags of the last `count` keys (a sliding cache holds no earlier ones)."""
         if self._total is None:
             raise UserError(
-                "The model was called with a 4-dimensional attention_mask; pass the "
-                "2-dimensional one [batch, tokens] when steering or measuring attention."
+                "The model was called with a 4-dimensional attention_mask (or makes its own mask); "
+                "pass the 2-dimensional one [batch, tokens] when steering or measuring attention."
             )
         if (batch, count, device) not in self._cached:
             self._cached[batch, count, device] = _Keys(
@@ -270,7 +281,7 @@ def ctx_attention(
         key,
         value,
         control.keys(query.shape[0], key.shape[2], query.device),
-        control.biases.get(layer),
+        control.bias(layer, query.device),
         attention_mask,
         query.shape[-1] ** -0.5 if scaling is None else scaling,
         softcap,
@@ -303,12 +314,6 @@ class _Call:
     def groups(self) -> int:
         """Query heads for each key head."""
         return self.query.shape[1] // self.key.shape[1]
-
-    def head_bias(self) -> torch.Tensor | None:
-        """The bias as float32 [1, heads, 1, 1], or None where no key is outside."""
-        if self.bias is None or self.keys.outside is None:
-            return None
-        return self.bias.to(self.query.device, torch.float32).view(1, -1, 1, 1)
 
 
 def _run(call: _Call, paths: set[str]) -> torch.Tensor:
@@ -352,12 +357,10 @@ def _decode(call: _Call) -> torch.Tensor:
 
 def _additive(call: _Call, mask: torch.Tensor | None) -> torch.Tensor | None:
     """Bias, padding and `mask` as one additive mask, or None where there is nothing to add."""
-    bias = call.head_bias()
     added: torch.Tensor | None = None
-    if bias is not None:
+    if call.bias is not None:
         assert call.keys.outside is not None
-        shared = bias[:, :1] if bool((bias == bias[:, :1]).all()) else bias
-        added = shared * call.keys.outside[:, None, None, :]
+        added = call.bias * call.keys.outside[:, None, None, :]
     hidden = None if mask is None else ~mask
     if call.keys.padded is not None:
         padded = call.keys.padded[:, None, None, :]
@@ -370,7 +373,7 @@ def _additive(call: _Call, mask: torch.Tensor | None) -> torch.Tensor | None:
 
 def _extended_width(call: _Call) -> int:
     """Width of query, key and value once the extra channels are appended."""
-    extra = 2 * (call.head_bias() is not None) + (call.keys.padded is not None)
+    extra = 2 * (call.bias is not None) + (call.keys.padded is not None)
     width = max(call.query.shape[-1] + extra, call.value.shape[-1])
     return width if width == call.query.shape[-1] else -(-width // 8) * 8
 
@@ -380,7 +383,7 @@ def _prefill(call: _Call) -> torch.Tensor:
 
     The bias is split in two channels, so that bfloat16 keeps 16 of its bits instead of 8.
     """
-    bias, padded = call.head_bias(), call.keys.padded
+    bias, padded = call.bias, call.keys.padded
     query_channels, key_channels = [], []
     if bias is not None:
         assert call.keys.outside is not None
