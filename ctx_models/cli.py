@@ -45,6 +45,28 @@ def run(context: typer.Context) -> None:
 
 
 @app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for results, heatmaps and commands.")] = Path(
+        "ctx-demo"
+    ),
+    full: Annotated[
+        bool, typer.Option(help="All 400 cells and 400 questions, for the README's table.")
+    ] = False,
+) -> None:
+    """Show on bundled models what a chat template costs, and two remedies; offline, on a CPU."""
+    from rich.console import Console
+
+    from ctx_models import demo, demo_summary
+
+    rows = demo.run(output, demo.FULL if full else demo.QUICK)
+    said = demo_summary.sentence(rows)
+    demo.write(output / "table.md", f"{demo_summary.markdown(rows)}\n{said}\n")
+    console = Console()
+    console.print(demo_summary.table(rows))
+    console.print(f"{said}\nResults, heatmaps and commands: {output}", markup=False)
+
+
+@app.command()
 def ls(
     paths: Annotated[bool, typer.Option(help="Also print each task's YAML file.")] = False,
 ) -> None:
@@ -83,7 +105,10 @@ def _config_file(args: argparse.Namespace) -> dict[str, Any]:
         return {}
     import yaml
 
-    content = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}
     return content if isinstance(content, dict) else {}
 
 
@@ -98,9 +123,13 @@ def _bundled_model(args: argparse.Namespace, config: dict[str, Any]) -> Any:
 
     `hf-ctx` finds it by itself, but the needle test reads the tokenizer by the same argument.
     """
-    given = args.model_args or config.get("model_args") or {}
-    if (args.model or config.get("model")) != "hf-ctx" or not isinstance(given, dict):
+    from lm_eval.utils import simple_parse_args_string
+
+    if (args.model or config.get("model")) != "hf-ctx":
         return args.model_args
+    given = args.model_args or config.get("model_args") or {}
+    if isinstance(given, str):
+        given = simple_parse_args_string(given)
     named = given.get("pretrained")
     found = nano.resolve(named)
     if named is None:
