@@ -96,18 +96,20 @@ class TestSteered:
         assert found != [alone(checkpoint, doc["text"], alpha=1.0) for doc in documents()]
 
     @pytest.mark.parametrize("chat", [True, False])
-    def test_log_likelihoods_equal_the_naive_model(self, checkpoint, chat):
+    @pytest.mark.parametrize("window", [2048, 40], ids=["whole", "truncated"])
+    def test_log_likelihoods_equal_the_naive_model(self, checkpoint, chat, window):
         results = evaluate(
             checkpoint,
             "toy_choice",
-            model_args={"alpha": 0.3, "schedule": "compound"},
+            model_args={"alpha": 0.3, "schedule": "compound", "max_length": window},
             apply_chat_template=chat,
             batch_size=3,
         )
         steering = Steering(0.3, schedule="compound")
         for doc, found in zip(documents(), answers(results, "toy_choice"), strict=True):
             for choice, answer in zip(doc["choices"], found, strict=True):
-                expected = naive_log_likelihood(checkpoint, doc["text"], choice, steering, chat)
+                prompt = (doc["text"], choice, chat)
+                expected = naive_log_likelihood(checkpoint, *prompt, steering, window)
                 assert answer[0][0] == pytest.approx(expected, abs=1e-4)
 
     @pytest.mark.parametrize("task", BOTH)
@@ -356,7 +358,7 @@ def alone(checkpoint: str, text: str, alpha: float = 0.3, window: int | None = N
 
 
 def naive_log_likelihood(
-    checkpoint: str, text: str, choice: str, steering: Steering, chat: bool
+    checkpoint: str, text: str, choice: str, chat: bool, steering: Steering, window: int
 ) -> float:
     """Sum of the choice's log-probabilities under the float64 model of `reference.py`."""
     loaded, tokenizer = load(checkpoint)
@@ -367,11 +369,12 @@ def naive_log_likelihood(
     moved = prompt.text[len(stripped) :]
     cut = replace(prompt, text=stripped)
     whole = tokenize(tokenizer, with_response(cut, moved + continuation))
-    start = len(tokenize(tokenizer, cut).input_ids)
-    ids = torch.tensor([whole.input_ids])
-    user = torch.tensor([whole.segments]) == Segment.USER
-    logits = naive.logits(loaded, ids, torch.ones_like(ids), user, alpha_table(loaded, steering))
-    chosen = logits[0, start - 1 : -1].log_softmax(-1).gather(1, ids[0, start:, None])
+    asked = len(whole.input_ids) - len(tokenize(tokenizer, cut).input_ids)
+    ids = torch.tensor([whole.input_ids[-window - 1 :]])
+    user = torch.tensor([whole.segments[-window - 1 :]]) == Segment.USER
+    inputs = (ids[:, :-1], torch.ones_like(ids[:, :-1]), user[:, :-1])
+    logits = naive.logits(loaded, *inputs, alpha_table(loaded, steering))
+    chosen = logits[0, -asked:].log_softmax(-1).gather(1, ids[0, -asked:, None])
     return chosen.sum().item()
 
 
