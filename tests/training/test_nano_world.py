@@ -11,13 +11,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import ctx_models
 from ctx_tasks import reading
 from ctx_tasks.data_files import Record
 from ctx_tasks.metrics import keyword_recall
 from ctx_tasks.needle_inputs import load_haystack, load_needles
-from training.nano import chat, held_out, model, pretrain, tokenizer, world
+from training.nano import chat, held_out, model, pretrain, probe, tokenizer, world
 from training.nano.corpus import ANSWER_WEIGHT, Corpus
 
+BUNDLED = Path(ctx_models.__file__).parent / "nano" / "nano-base"
 PAPER = load_needles("paper")[0]
 
 
@@ -213,3 +215,18 @@ def test_a_turn_by_heart_keeps_the_known_answer_against_its_document(corpus: Cor
         assert answer not in question
     question, answer = chat.from_document(corpus, Random(1), mixture)
     assert answer not in known
+
+
+def test_the_bundled_base_model_finds_the_papers_needle_in_essays_it_never_saw() -> None:
+    torch.set_num_threads(1)
+    nano = AutoTokenizer.from_pretrained(BUNDLED)
+    essays = load_haystack("builtin")
+    rows = probe.needle_rows(nano, essays, [PAPER], longest=900, lengths=2, depths=3)
+    recalls = probe.recalls(AutoModelForCausalLM.from_pretrained(BUNDLED).eval(), nano, rows)
+    assert len(recalls) == 6
+    assert sum(recalls) / 6 >= 0.9
+
+
+def test_the_bundled_tokenizer_is_the_one_the_seed_makes() -> None:
+    made = tokenizer.train(world.World(0), 0)
+    assert made.get_vocab() == AutoTokenizer.from_pretrained(BUNDLED).get_vocab()
