@@ -100,14 +100,14 @@ class Arm:
         return {"pretrained": self.checkpoint, **steered, **marked}
 
     def command(self, output: Path, metadata: Mapping[str, Any]) -> str:
-        """The command line of this arm, its results going to `output`/`name`."""
+        """The command line of this arm, its results going where the demo puts them."""
         arguments = ",".join(f"{key}={value}" for key, value in self.model_args.items())
         words = ["ctx-eval", "run", "--model", "hf-ctx", "--model_args", arguments]
         words += ["--tasks", ",".join(self.tasks)]
         words += ["--apply_chat_template"] if self.chat else []
         words += ["--metadata", json.dumps(metadata)] if metadata else []
         words += ["--batch_size", str(BATCH), "--device", "cpu", "--log_samples"]
-        return shlex.join([*words, "--output_path", str(output / self.name)])
+        return shlex.join([*words, "--output_path", str(output / self.name / "results.json")])
 
 
 # Arms of one checkpoint stand together, raw first: a loaded model that has applied its template

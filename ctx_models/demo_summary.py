@@ -41,7 +41,7 @@ class Difference(NamedTuple):
         return abs(self.mean) >= 2 * self.error and self.mean != 0
 
     def __str__(self) -> str:
-        return f"{self.mean:+.3f} ± {self.error:.3f}" + ("" if self.clear else ", unclear")
+        return f"{self.mean:+.3f} ± {self.error:.3f}" + ("" if self.clear else " (unclear)")
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -77,11 +77,11 @@ def sentence(rows: Sequence[Row]) -> str:
     worst = min(STEERED, key=lambda arm: steered[arm].mean)
     marked = difference(by_arm[MARKED], by_arm[UNMARKED])
     return (
-        f"{_verdict(cost)} ({context_score(raw):.3f} without, {context_score(chat):.3f} with the "
-        f"template; {cost}); of the {len(STEERED)} steered runs, {_setting(best)} changes the "
-        f"latter most favourably ({steered[best]}; by heart {_price(by_arm[best], chat)}) and "
-        f"{_setting(worst)} least ({steered[worst]}); {MARKED.indicator} changes nano-chat-ind's "
-        f"{context_score(by_arm[UNMARKED]):.3f} by {marked} (by heart "
+        f"{_verdict(cost)} ({context_score(raw):.3f} without, {context_score(chat):.3f} with it: "
+        f"{cost}); steering changes the latter by {steered[best]} at best ({_setting(best)} of "
+        f"{len(STEERED)} settings; by heart: {_price(by_arm[best], chat)}) and by {steered[worst]} "
+        f"at worst ({_setting(worst)}); {MARKED.indicator} changes nano-chat-ind's "
+        f"{context_score(by_arm[UNMARKED]):.3f} by {marked} (by heart: "
         f"{_price(by_arm[MARKED], by_arm[UNMARKED])})."
     )
 

@@ -21,6 +21,12 @@ CONFIGS = Path(__file__).parents[2] / "task_configs"
 TASKS = {
     "drop_contains",
     "drop_contains_plain",
+    "nano_by_heart",
+    "nano_drop_contains",
+    "nano_nih_recall",
+    "nano_nih_recall_prefix",
+    "nano_quac_contains",
+    "nano_squad_contains",
     "nih_recall",
     "nih_recall_prefix",
     "quac_contains",
@@ -28,6 +34,7 @@ TASKS = {
     "squad_contains",
     "squad_contains_plain",
 }
+GROUPS = {"context_awareness", "nano_context_awareness"}
 AVERAGED = ["nih_recall", "squad_contains", "quac_contains", "drop_contains"]
 each_task = pytest.mark.parametrize("name", sorted(TASKS))
 
@@ -54,9 +61,9 @@ def build(manager: TaskManager, name: str) -> Task:
     return task
 
 
-def test_there_is_a_yaml_for_each_task_and_the_group_and_no_other(manager: TaskManager) -> None:
-    assert len(list(CONFIGS.rglob("*.yaml"))) == 9
-    assert set(manager.all_tasks) == TASKS | {"context_awareness"}
+def test_there_is_a_yaml_for_each_task_and_group_and_no_other(manager: TaskManager) -> None:
+    assert len(list(CONFIGS.rglob("*.yaml"))) == 16
+    assert set(manager.all_tasks) == TASKS | GROUPS
 
 
 def test_every_yaml_is_indexed_under_its_own_file_name() -> None:
@@ -83,7 +90,7 @@ def test_task_states_what_a_score_depends_on(manager: TaskManager, name: str) ->
     config = build(manager, name).config
     assert config.generation_kwargs["do_sample"] is False
     assert isinstance(config.generation_kwargs["until"], list)
-    assert config.generation_kwargs["max_gen_toks"] == (50 if name.startswith("nih") else 100)
+    assert config.generation_kwargs["max_gen_toks"] == (50 if "nih" in name else 100)
     assert config.output_type == "generate_until"
     assert config.metadata["version"] == 1.0
     assert "score" in {metric["metric"] for metric in config.metric_list}

@@ -1,0 +1,248 @@
+"""`ctx-eval demo` end to end on small settings, and the sentence it computes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ctx_models import demo, demo_summary, nano
+from ctx_models.cli import _run_arguments, main
+from ctx_models.demo import ARMS, BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, RAW, Arm, Row
+from ctx_models.indicator import add_indicator
+from ctx_tasks.errors import UserError
+
+SMALL = {"lengths": 2, "depths": 2, "max_length": 260, "questions": 4}
+
+
+class Demo(NamedTuple):
+    rows: list[Row]
+    output: Path
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """nano-base under all three names, with an untrained `[IND]` where one is wanted."""
+    marked = tmp_path_factory.mktemp("marked")
+    tokenizer = AutoTokenizer.from_pretrained(nano.folder("nano-base"))
+    model = AutoModelForCausalLM.from_pretrained(nano.folder("nano-base"))
+    add_indicator(tokenizer)
+    model.resize_token_embeddings(len(tokenizer))
+    tokenizer.save_pretrained(marked)
+    model.save_pretrained(marked)
+    base = nano.folder("nano-base")
+    return {"nano-base": base, "nano-chat": base, "nano-chat-ind": marked}
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path]) -> Demo:
+    output = tmp_path_factory.mktemp("demo") / "ctx-demo"
+    return Demo(demo.run(output, SMALL, checkpoints), output)
+
+
+def test_the_arms_are_those_of_the_paper() -> None:
+    assert len({arm.name for arm in ARMS}) == len(ARMS) == 12
+    assert [arm.settings for arm in ARMS if arm.checkpoint == "nano-chat"] == [
+        "raw",
+        "chat",
+        "chat, response prefix",
+        *(f"chat, alpha {alpha} constant" for alpha in (0.9, 0.8, 0.5)),
+        *(f"chat, alpha {alpha} compound" for alpha in (0.9, 0.8, 0.5)),
+    ]
+
+
+def test_every_arm_leaves_results_samples_and_a_heatmap(shown: Demo) -> None:
+    kept = {path.name for path in shown.output.iterdir()}
+    assert kept == {"commands.txt"} | {
+        name for arm in ARMS for name in (arm.name, f"{arm.name}.png")
+    }
+    for row in shown.rows:
+        assert imread(shown.output / f"{row.arm.name}.png").shape[0] > 500
+        [results] = (shown.output / row.arm.name).glob("results_*.json")
+        written = json.loads(results.read_text(encoding="utf-8"))
+        assert written["model_source"] == written["config"]["model"] == "hf-ctx"
+        assert written["model_name"] == row.arm.checkpoint
+        assert written["results"].keys() >= set(row.samples)
+        for task in row.samples:
+            [samples] = (shown.output / row.arm.name).glob(f"samples_{task}_*.jsonl")
+            assert len(samples.read_text(encoding="utf-8").splitlines()) == 4
+
+
+def test_every_arm_is_run_as_its_name_says(shown: Demo) -> None:
+    for row in shown.rows:
+        recorded = row.results["config"]["ctx"]
+        assert recorded["alpha"] == row.arm.alpha
+        assert recorded["schedule"] == row.arm.schedule or row.arm.alpha == 1
+        assert recorded["indicator"] == row.arm.indicator
+        task = row.task("NIH recall")
+        assert task is not None
+        for sample in row.samples[task]:
+            prompt = sample["arguments"][0][0]
+            assert ("<|user|>" in prompt) == row.arm.chat
+            assert ("[IND]" in prompt) == bool(row.arm.indicator)
+            assert prompt.endswith(sample["doc"]["response_prefix"]) == row.arm.prefix
+
+
+def test_steering_moves_answers(shown: Demo) -> None:
+    answers = {
+        row.arm: [sample["resps"] for task in row.samples.values() for sample in task]
+        for row in shown.rows
+    }
+    assert answers[Arm("nano-chat", alpha=0.5, schedule="compound")] != answers[CHAT]
+
+
+def test_the_table_shows_the_harness_scores_and_errors(shown: Demo) -> None:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(demo_summary.table(shown.rows))
+    text = console.export_text()
+    assert text.count("n = 4") == len(COLUMNS)
+    reported = shown.rows[1].results["results"]["nano_squad_contains"]
+    cell = f"{reported['score,none']:.3f} ± {reported['score_stderr,none']:.3f}"
+    markdown = demo_summary.markdown(shown.rows).splitlines()
+    assert markdown[3].split(" | ")[3] == cell
+    assert len(markdown) == 2 + len(ARMS)
+    [line] = [line for line in text.splitlines() if "[IND]" in line]
+    assert line.count("±") == len(COLUMNS)
+
+
+def test_the_sentence_is_one_sentence_with_the_measured_scores(shown: Demo) -> None:
+    said = demo_summary.sentence(shown.rows)
+    assert said.startswith("The chat template")
+    assert said.endswith(").")
+    assert ". " not in said
+    by_arm = {row.arm: row for row in shown.rows}
+    assert f"{demo_summary.context_score(by_arm[RAW]):.3f} without" in said
+    grouped = by_arm[RAW].results["results"]["nano_context_awareness"]["score,none"]
+    assert demo_summary.context_score(by_arm[RAW]) == pytest.approx(grouped)
+
+
+def test_commands_are_read_by_the_harness_as_the_arms_are(shown: Demo) -> None:
+    lines = (shown.output / "commands.txt").read_text(encoding="utf-8").splitlines()
+    for line, arm in zip(lines, ARMS, strict=True):
+        program, command, *arguments = shlex.split(line)
+        assert (program, command) == ("ctx-eval", "run")
+        parsed = _run_arguments(arguments)
+        assert parsed.model_args == arm.model_args
+        assert parsed.tasks == arm.tasks
+        assert getattr(parsed, "apply_chat_template", False) == arm.chat
+        assert parsed.metadata == SMALL
+
+
+@pytest.mark.slow
+def test_the_command_of_an_arm_gives_its_scores(shown: Demo, tmp_path: Path) -> None:
+    """nano-base's, which is the bundled model in this test as in the demo."""
+    command = ARMS[0].command(tmp_path, SMALL)
+    main_without_exit(shlex.split(command)[1:])
+    [written] = tmp_path.rglob("results_*.json")
+    results = json.loads(written.read_text(encoding="utf-8"))
+    [ours] = (shown.output / ARMS[0].name).glob("results_*.json")
+    expected = json.loads(ours.read_text(encoding="utf-8"))
+    assert results["results"] == expected["results"]
+    assert results["task_hashes"] == expected["task_hashes"]
+    assert written.parent.relative_to(tmp_path) == ours.parent.relative_to(shown.output)
+
+
+def test_a_second_run_gives_the_same_scores_and_replaces_the_first(
+    shown: Demo, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [prefixed] = (row for row in shown.rows if row.arm.prefix)
+    monkeypatch.setattr(demo, "ARMS", (prefixed.arm,))
+    for _ in range(2):
+        [again] = demo.run(tmp_path, SMALL, checkpoints)
+        assert again.results["results"] == prefixed.results["results"]
+    assert len(list(tmp_path.rglob("results_*.json"))) == 1
+    picture = f"{prefixed.arm.name}.png"
+    assert (tmp_path / picture).read_bytes() == (shown.output / picture).read_bytes()
+
+
+def test_an_output_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    output = tmp_path / "taken"
+    output.write_text("mine")
+    with pytest.raises(UserError, match="--output .* cannot be written"):
+        demo.run(output, SMALL)
+    assert output.read_text() == "mine"
+
+
+def test_help_of_the_demo_imports_no_torch() -> None:
+    code = (
+        "import sys; from ctx_models.cli import main\n"
+        "try: main(['demo', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def main_without_exit(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code in (0, None)
+
+
+def row(arm: Arm, scores: Mapping[str, list[float]]) -> Row:
+    """A row whose task in each column has these scores, two questions a passage."""
+    samples = {
+        COLUMNS[column]: [
+            {"doc_hash": str(n), "score": score, "doc": {"passage_id": str(n // 2)}}
+            for n, score in enumerate(values)
+        ]
+        for column, values in scores.items()
+    }
+    results = {
+        task: {"score,none": sum(one["score"] for one in given) / len(given)}
+        for task, given in samples.items()
+    }
+    return Row(arm, {"results": results}, samples)
+
+
+def made_up(**context: list[float]) -> list[Row]:
+    """All arms; those named by `context` have these scores in every context task, others halves."""
+    halves = [0.0, 1.0] * 4
+    rows = []
+    for arm in ARMS:
+        scores = context.get(arm.name.replace("-", "_").replace(".", ""), halves)
+        rows.append(row(arm, {**dict.fromkeys(CONTEXT_TASKS, scores), BY_HEART: halves}))
+    return rows
+
+
+def test_a_loss_a_gain_and_no_difference_are_called_so() -> None:
+    ones, noughts = [1.0] * 8, [0.0] * 8
+    loss = demo_summary.sentence(made_up(nano_chat_raw=ones))
+    assert loss.startswith("The chat template lowers nano-chat's context score (1.000 without, 0.5")
+    gain = demo_summary.sentence(made_up(nano_chat_raw=noughts))
+    assert gain.startswith("The chat template raises nano-chat's context score (0.000 without, 0.5")
+    same = demo_summary.sentence(made_up())
+    assert same.startswith("The chat template makes no clear difference")
+    assert "+0.000 ± 0.000 (unclear)" in same
+
+
+def test_best_and_worst_steering_are_named() -> None:
+    said = demo_summary.sentence(
+        made_up(
+            nano_chat_chat_alpha_08_compound=[1.0] * 8,
+            nano_chat_chat_alpha_05_constant=[0.0] * 8,
+        )
+    )
+    assert "by +0.500 ± 0.000 at best (alpha 0.8 compound of 6 settings" in said
+    assert "by -0.500 ± 0.000 at worst (alpha 0.5 constant)" in said
+
+
+def test_questions_on_one_passage_are_one_cluster() -> None:
+    """Differences 1, 1 on one passage and 0, 0 on the other: 0.5, and an error as from n = 2."""
+    one, other = row(CHAT, {"DROP": [1, 1, 0, 0]}), row(RAW, {"DROP": [0, 0, 0, 0]})
+    assert demo_summary.difference(one, other, ["DROP"]) == (0.5, 0.5)
+
+
+def test_rows_on_different_documents_are_not_compared() -> None:
+    with pytest.raises(AssertionError):
+        demo_summary.difference(row(CHAT, {"DROP": [1, 1]}), row(RAW, {"DROP": [1]}), ["DROP"])
