@@ -12,7 +12,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models lose more to waking a second thread than they gain by it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # lm_eval writes --cache_requests into its own package folder otherwise.
-os.environ.setdefault("LM_HARNESS_CACHE_PATH", tempfile.mkdtemp(prefix="lm-eval-requests-"))
+_REQUESTS = tempfile.TemporaryDirectory(prefix="lm-eval-requests-")
+os.environ.setdefault("LM_HARNESS_CACHE_PATH", _REQUESTS.name)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
