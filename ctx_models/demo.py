@@ -74,17 +74,18 @@ class Arm:
 
     @property
     def settings(self) -> str:
-        """The row's name after its checkpoint: "chat, alpha 0.9 compound"."""
+        """The row's name after its checkpoint: "chat, α 0.9 compound"."""
         parts = ["chat" if self.chat else "raw"]
-        parts += ["response prefix"] if self.prefix else []
-        parts += [f"alpha {self.alpha} {self.schedule}"] if self.alpha < 1 else []
+        parts += ["prefix"] if self.prefix else []
+        parts += [f"α {self.alpha} {self.schedule}"] if self.alpha < 1 else []
         parts += [self.indicator] if self.indicator else []
         return ", ".join(parts)
 
     @property
     def name(self) -> str:
         """Checkpoint and settings as a file name: "nano-chat-chat-alpha-0.9-compound"."""
-        kept = (c if c.isalnum() or c == "." else " " for c in f"{self.checkpoint} {self.settings}")
+        words = f"{self.checkpoint} {self.settings}".replace("α", "alpha")
+        kept = (c if c.isalnum() or c == "." else " " for c in words)
         return "-".join("".join(kept).split())
 
     @property

@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from ctx_models.demo import (
     BY_HEART,
@@ -41,19 +44,22 @@ class Difference(NamedTuple):
         return abs(self.mean) >= 2 * self.error and self.mean != 0
 
     def __str__(self) -> str:
-        return f"{self.mean:+.3f} ± {self.error:.3f}" + ("" if self.clear else " (unclear)")
+        return f"{self.mean:+.3f} ± {self.error:.3f}" + ("" if self.clear else " [unclear]")
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Scores with their standard errors as the harness computes them, and n in the heads."""
-    shown = Table(title="The nano world: bundled models, bundled questions (no benchmark)")
-    shown.add_column("model")
-    shown.add_column("how it is run")
+    """Scores ± standard errors as the harness computes them, n in the heads, in 80 characters."""
+    shown = Table(title="The nano world: bundled questions, no benchmark", box=SIMPLE_HEAD)
+    shown.padding = (0, 1, 0, 0)
+    shown.add_column("model, how it is run")
     for column in COLUMNS:
-        shown.add_column(f"{column}\nn = {_count(rows[0], column)}", justify="right")
-    for row in rows:
-        cells = [_cell(row, column) for column in COLUMNS]
-        shown.add_row(row.arm.checkpoint, row.arm.settings.replace("[", r"\["), *cells)
+        shown.add_column(f"{column}\nn = {_count(rows[0], column)}", justify="right", no_wrap=True)
+    for checkpoint, arms in groupby(rows, key=lambda row: row.arm.checkpoint):
+        shown.add_row(Text(checkpoint, style="bold"))
+        for row in arms:
+            # Two digits, and an error is less than one.
+            cells = [_cell(row, column, digits=2).replace("± 0.", "±.") for column in COLUMNS]
+            shown.add_row(Text(f" {row.arm.settings}"), *cells)
     return shown
 
 
@@ -120,7 +126,7 @@ def _verdict(cost: Difference) -> str:
 
 
 def _setting(arm: Arm) -> str:
-    return f"alpha {arm.alpha} {arm.schedule}"
+    return f"α {arm.alpha} {arm.schedule}"
 
 
 def _price(row: Row, other: Row) -> Difference:
@@ -138,9 +144,9 @@ def _count(row: Row, column: str) -> int:
     return int(row.results["n-samples"][task]["effective"])
 
 
-def _cell(row: Row, column: str) -> str:
+def _cell(row: Row, column: str, digits: int = 3) -> str:
     task = row.task(column)
     if task is None:
         return "-"
     reported = _reported(row, task)
-    return f"{reported['score,none']:.3f} ± {reported['score_stderr,none']:.3f}"
+    return f"{reported['score,none']:.{digits}f} ± {reported['score_stderr,none']:.{digits}f}"

@@ -61,6 +61,8 @@ def test_the_wheel_holds_every_yaml_and_essay(wheel):
     assert len(bases) == 4
     essays = [name for name in names if name.startswith("ctx_tasks/haystack/")]
     assert len([name for name in essays if name.endswith(".txt")]) >= 10
+    assert "ctx_tasks/nano/needles.yaml" in names
+    assert "ctx_models/nano/nano-base/model.safetensors" in names
 
 
 def test_installed_from_any_directory_and_gone_when_uninstalled(environment):

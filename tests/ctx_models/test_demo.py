@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import subprocess
@@ -54,9 +55,9 @@ def test_the_arms_are_those_of_the_paper() -> None:
     assert [arm.settings for arm in ARMS if arm.checkpoint == "nano-chat"] == [
         "raw",
         "chat",
-        "chat, response prefix",
-        *(f"chat, alpha {alpha} constant" for alpha in (0.9, 0.8, 0.5)),
-        *(f"chat, alpha {alpha} compound" for alpha in (0.9, 0.8, 0.5)),
+        "chat, prefix",
+        *(f"chat, α {alpha} constant" for alpha in (0.9, 0.8, 0.5)),
+        *(f"chat, α {alpha} compound" for alpha in (0.9, 0.8, 0.5)),
     ]
 
 
@@ -100,18 +101,28 @@ def test_steering_moves_answers(shown: Demo) -> None:
     assert answers[Arm("nano-chat", alpha=0.5, schedule="compound")] != answers[CHAT]
 
 
-def test_the_table_shows_the_harness_scores_and_errors(shown: Demo) -> None:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+def test_the_table_fits_80_characters_and_names_every_arm(shown: Demo) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(demo_summary.table(shown.rows))
-    text = console.export_text()
-    assert text.count("n = 4") == len(COLUMNS)
-    reported = shown.rows[1].results["results"]["nano_squad_contains"]
-    cell = f"{reported['score,none']:.3f} ± {reported['score_stderr,none']:.3f}"
-    markdown = demo_summary.markdown(shown.rows).splitlines()
-    assert markdown[3].split(" | ")[3] == cell
-    assert len(markdown) == 2 + len(ARMS)
-    [line] = [line for line in text.splitlines() if "[IND]" in line]
-    assert line.count("±") == len(COLUMNS)
+    lines = console.export_text().splitlines()
+    assert " ".join(lines).count("n = 4") == len(COLUMNS)
+    for arm in ARMS:
+        line = next(line for line in lines if line.strip().startswith(f"{arm.settings} "))
+        assert line.count("±") == (1 if arm.prefix else len(COLUMNS))
+
+
+def test_the_markdown_has_the_harness_scores_and_errors(shown: Demo) -> None:
+    lines = demo_summary.markdown(shown.rows).splitlines()
+    assert len(lines) == 2 + len(ARMS)
+    for line, row in zip(lines[2:], shown.rows, strict=True):
+        cells = line.strip("| ").split(" | ")
+        assert cells[:2] == [row.arm.checkpoint, row.arm.settings]
+        for cell, column in zip(cells[2:], COLUMNS, strict=True):
+            reported = row.results["results"].get(row.task(column))
+            score, error = (
+                (reported["score,none"], reported["score_stderr,none"]) if reported else (0, 0)
+            )
+            assert cell == (f"{score:.3f} ± {error:.3f}" if reported else "-")
 
 
 def test_the_sentence_is_one_sentence_with_the_measured_scores(shown: Demo) -> None:
@@ -223,7 +234,7 @@ def test_a_loss_a_gain_and_no_difference_are_called_so() -> None:
     assert gain.startswith("The chat template raises nano-chat's context score (0.000 without, 0.5")
     same = demo_summary.sentence(made_up())
     assert same.startswith("The chat template makes no clear difference")
-    assert "+0.000 ± 0.000 (unclear)" in same
+    assert "+0.000 ± 0.000 [unclear]" in same
 
 
 def test_best_and_worst_steering_are_named() -> None:
@@ -233,8 +244,8 @@ def test_best_and_worst_steering_are_named() -> None:
             nano_chat_chat_alpha_05_constant=[0.0] * 8,
         )
     )
-    assert "by +0.500 ± 0.000 at best (alpha 0.8 compound of 6 settings" in said
-    assert "by -0.500 ± 0.000 at worst (alpha 0.5 constant)" in said
+    assert "by +0.500 ± 0.000 at best (α 0.8 compound of 6 settings" in said
+    assert "by -0.500 ± 0.000 at worst (α 0.5 constant)" in said
 
 
 def test_questions_on_one_passage_are_one_cluster() -> None:
