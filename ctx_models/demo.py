@@ -165,6 +165,11 @@ def run(
         UserError: the folder cannot be written, or a checkpoint cannot be loaded.
     """
     folders = checkpoints or {name: nano.folder(name) for name in nano.NAMES}
+    missing = [str(folder) for folder in folders.values() if not Path(folder).is_dir()]
+    if missing:
+        raise UserError(
+            f"The demo's models are not all there: {', '.join(missing)}; reinstall lm-eval-ctx."
+        )
     commands = [arm.command(output, metadata) for arm in ARMS]
     try:
         output.mkdir(parents=True, exist_ok=True)

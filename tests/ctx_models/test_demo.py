@@ -175,11 +175,21 @@ def test_a_second_run_gives_the_same_scores_and_replaces_the_first(
     assert (tmp_path / picture).read_bytes() == (shown.output / picture).read_bytes()
 
 
-def test_an_output_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_said_before_anything_runs(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="nowhere; reinstall"):
+        demo.run(tmp_path, SMALL, {**checkpoints, "nano-chat": tmp_path / "nowhere"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_a_file_is_refused_in_one_sentence(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
     output = tmp_path / "taken"
     output.write_text("mine")
     with pytest.raises(UserError, match="--output .* cannot be written"):
-        demo.run(output, SMALL)
+        demo.run(output, SMALL, checkpoints)
     assert output.read_text() == "mine"
 
 
