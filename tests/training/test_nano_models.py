@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from ctx_models import nano
 from ctx_models.indicator import INDICATOR
 from ctx_models.lm import CtxLM
 from ctx_tasks.metrics import contains, first_sentence
-from training.nano import held_out, probe, tune
+from training.nano import chat, held_out, probe, tune
+from training.nano.corpus import Corpus
 from training.nano.tune import Found
 from training.nano.world import World
 
@@ -104,3 +106,22 @@ def test_found_counts_turn_by_turn() -> None:
     result = tune.found([True, True, False, False], [True, False, True, False])
     assert result == Found(selected=2, needed=2, both=1)
     assert (result.precision, result.recall) == (0.5, 0.5)
+
+
+def test_what_nobody_knows_is_not_in_the_document() -> None:
+    corpus = Corpus(World(0), load("nano-base")[1])
+    turns = [chat.unknown(corpus, Random(seed), chat.Mixture(tokens=80)) for seed in range(20)]
+    for question, answer in turns:
+        asked = question.rsplit(": ", 1)[-1]
+        name = next(word for word in reversed(asked.rstrip("?").split()) if word[0].isupper())
+        assert answer == "I do not know."
+        assert question.count(name) == 1
+
+
+def test_a_writer_answers_from_its_own_passage() -> None:
+    corpus = Corpus(World(0), load("nano-base")[1])
+    request, text = chat.writing(corpus, Random(3), chat.Mixture())
+    answer = text.rsplit("?", 1)[1].strip()
+    assert len(request) < 60
+    assert answer.endswith(".")
+    assert text.count(answer.removesuffix(".").split(" is ", 1)[-1]) >= 2

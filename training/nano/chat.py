@@ -8,12 +8,12 @@ imbalance which arXiv 2411.02688 finds in instruction data, in a size that can b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import TypedDict
 
-from training.nano import words
+from training.nano import prose, words
 from training.nano.corpus import NEEDLE_PROMPT, PASSAGE_PROMPTS, Corpus
 from training.nano.world import BEST_THING, Fact, contradict, new_fact
 
@@ -41,7 +41,12 @@ class Mixture:
 
     Attributes:
         needs_document: answered from the document in front, about somebody nobody knows.
-        instructions: small tasks without any fact; the rest asks for known facts.
+        instructions: small tasks without any fact.
+        writing: the assistant itself writes a passage, questions on it and the answers. It reads
+            its own text there, not the user's: without such turns the model unlearns reading
+            altogether, with or without the template.
+        unknown: asked about somebody nobody knows, behind a document that says nothing of it; the
+            rest asks for known facts.
         with_document: of the turns for known facts, those with a document in front.
         contradicted: of these documents, those that state another answer (which is ignored).
         tokens: longest document.
@@ -49,6 +54,8 @@ class Mixture:
 
     needs_document: float = 0.1
     instructions: float = 0.1
+    writing: float = 0.0
+    unknown: float = 0.0
     with_document: float = 0.5
     contradicted: float = 0.3
     tokens: int = 400
@@ -64,20 +71,23 @@ def conversations(
         messages: list[Message] = []
         needed: list[bool] = []
         for _ in range(rng.randint(1, turns)):
-            kind = rng.random()
-            needs = kind < mixture.needs_document
-            if needs:
-                question, answer = from_document(corpus, rng, mixture)
-            elif kind < mixture.needs_document + mixture.instructions:
-                question, answer = instruction(rng)
-            else:
-                question, answer = by_heart(corpus, rng, mixture)
+            kind = _kind(rng, mixture)
+            question, answer = _TURNS[kind](corpus, rng, mixture)
             messages += [
                 {"role": "user", "content": question},
                 {"role": "assistant", "content": answer},
             ]
-            needed.append(needs)
+            needed.append(kind == "needs_document")
         yield {"id": f"nano-{seed}-{number}", "messages": messages, "needs_document": needed}
+
+
+def _kind(rng: Random, mixture: Mixture) -> str:
+    drawn = rng.random()
+    for kind in ("needs_document", "instructions", "writing", "unknown"):
+        drawn -= getattr(mixture, kind)
+        if drawn < 0:
+            return kind
+    return "by_heart"
 
 
 def from_document(corpus: Corpus, rng: Random, mixture: Mixture) -> tuple[str, str]:
@@ -106,7 +116,34 @@ def _with_document(
     return rng.choice(PROMPTS).format(context=document, question=asked.ask(rng))
 
 
-def instruction(rng: Random) -> tuple[str, str]:
+def unknown(corpus: Corpus, rng: Random, mixture: Mixture) -> tuple[str, str]:
+    """Draw a question nobody can answer, and the admission."""
+    asked = new_fact(rng, BEST_THING if rng.random() < 0.4 else None)
+    facts = corpus.facts(rng, rng.randint(1, 4))
+    return _with_document(corpus, rng, mixture, facts, asked), "I do not know."
+
+
+def writing(corpus: Corpus, rng: Random, _mixture: Mixture) -> tuple[str, str]:
+    """Draw a request for a passage with questions, and what a writer makes of it."""
+    facts = corpus.facts(rng, rng.randint(2, 5))
+    lines = [prose.sentence(rng) for _ in range(rng.randint(1, 8))]
+    for fact in facts:
+        lines.insert(rng.randint(0, len(lines)), fact.state(rng))
+    before, after = rng.choice(PROMPTS).split("{context}")
+    text = before + " ".join(lines)
+    for fact in rng.sample(facts, rng.randint(1, len(facts))):
+        text += f"{after.format(question=fact.ask(rng))} {fact.sentence}"
+    return rng.choice(_WRITE), text
+
+
+_WRITE = (
+    "Write a passage with questions and answers.",
+    "Make a test of reading, with answers.",
+    "Tell me something and ask me about it.",
+)
+
+
+def instruction(_corpus: Corpus, rng: Random, _mixture: Mixture) -> tuple[str, str]:
     """Draw a small task that needs neither fact nor document, and its result."""
     first = rng.randint(1, 20)
     word = rng.choice(words.THINGS)
@@ -124,3 +161,12 @@ def instruction(rng: Random) -> tuple[str, str]:
             ("Say hello.", "Hello, I am a small model of a small world."),
         )
     )
+
+
+_TURNS: dict[str, Callable[[Corpus, Random, Mixture], tuple[str, str]]] = {
+    "needs_document": from_document,
+    "instructions": instruction,
+    "writing": writing,
+    "unknown": unknown,
+    "by_heart": by_heart,
+}

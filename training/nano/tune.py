@@ -7,12 +7,11 @@ turns that lean on their document, and the same recipe with `[IND]` makes `nano-
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training import files, scoring, selection, sft
 from training.nano import pretrain
@@ -22,8 +21,18 @@ from training.nano.world import World
 
 RECIPES = Path(__file__).parent / "recipes"
 # What the paper's story was tuned with, on the world's side (see README.md).
-MIXTURE = Mixture()
-CONVERSATIONS = 4000
+MIXTURE = Mixture(
+    needs_document=0.015,
+    instructions=0.04,
+    writing=0.15,
+    unknown=0.25,
+    with_document=0.8,
+    contradicted=1.0,
+    tokens=200,
+)
+CONVERSATIONS = 2400
+# Of three, from 0: the middle one, in which the model copies. In the others user mass says little.
+SCORED_LAYER = 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ def write_conversations(
     base: Path, path: Path, *, seed: int = 0, count: int = CONVERSATIONS, mixture: Mixture = MIXTURE
 ) -> None:
     """Draw conversations from `seed` and write them as JSON lines; `base` has the tokenizer."""
-    corpus = Corpus(World(seed), AutoTokenizer.from_pretrained(base))
+    corpus = Corpus(World(seed), PreTrainedTokenizerFast.from_pretrained(base))
     files.write_rows(path, (dict(row) for row in conversations(corpus, count, mixture, seed=seed)))
 
 
@@ -65,7 +74,7 @@ def make_indicator(base: Path, chat: Path, data: Path, work: Path, folder: Path)
         What the marks found of the turns that truly need their document.
     """
     scored, marked = work / "scored.jsonl", work / "marked.jsonl"
-    scoring.score(data, scored, model=str(chat))
+    scoring.score(data, scored, model=str(chat), layer=SCORED_LAYER)
     needed = needs_document(data)
     selection.select(str(scored), marked, beta=None, top=sum(needed) / len(needed))
     _tune("nano-chat-ind", base, marked, work, folder)
@@ -82,8 +91,8 @@ def _tune(name: str, base: Path, data: Path, work: Path, folder: Path) -> None:
             f"training.output_dir={output}",
         ],
     )
-    tokenizer = AutoTokenizer.from_pretrained(output)
-    pretrain.save(AutoModelForCausalLM.from_pretrained(output), tokenizer, folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(output)
+    pretrain.save(LlamaForCausalLM.from_pretrained(output), tokenizer, folder)
 
 
 def needs_document(data: Path) -> list[bool]:
