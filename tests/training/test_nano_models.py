@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ctx_models import nano
 from ctx_models.indicator import INDICATOR
 from ctx_models.lm import CtxLM
+from ctx_tasks.errors import UserError
 from ctx_tasks.metrics import contains, first_sentence
 from training.nano import chat, held_out, probe, tune
+from training.nano.__main__ import new_folder
 from training.nano.corpus import Corpus
 from training.nano.tune import Found
 from training.nano.world import World
@@ -125,3 +127,10 @@ def test_a_writer_answers_from_its_own_passage() -> None:
     assert len(request) < 60
     assert answer.endswith(".")
     assert text.count(answer.removesuffix(".").split(" is ", 1)[-1]) >= 2
+
+
+def test_retraining_refuses_a_folder_with_something_in_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("kept", encoding="utf-8")
+    with pytest.raises(UserError, match="new or empty folder"):
+        new_folder(tmp_path)
+    assert new_folder(tmp_path / "new").is_dir()

@@ -31,7 +31,7 @@ def main(
     install: Annotated[
         bool, typer.Option(help="Replace the bundled models by those made.")
     ] = False,
-    threads: Annotated[int, typer.Option(help="Torch threads; part of what decides bits.")] = 2,
+    threads: Annotated[int, typer.Option(help="Torch threads; part of what decides bits.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the world, the starting weights, every draw.")] = 0,
 ) -> None:
     """Pretrain nano-base, tune nano-chat and nano-chat-ind, evaluate; over an hour on two cores."""
