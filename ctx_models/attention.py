@@ -6,7 +6,8 @@ is reached. Two things are added to `softmax(q k^T) v`, neither of which needs a
 * **Key bias.** A key outside the user's tokens gets `b_h` (= log alpha) added to its logit in head
   h. In a prefill the bias rides in extra channels, `[q, b_h / scale] . [k, outside]`, so the kernel
   still runs with `is_causal` and without a mask; padding is one more channel with a large negative
-  value. A decode step has one query row and takes the bias as a plain mask row.
+  value. torch's CPU kernel takes a mask row beside `is_causal`, which is cheaper still. A decode
+  step has one query row and takes the bias as a plain mask row.
 * **Segment mass.** `softmax(q k^T) @ 1[key in segment]`: the indicator columns ride beside the
   values in the same pass.
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -324,6 +326,8 @@ def _run(call: _Call, paths: set[str]) -> torch.Tensor:
         path, function = "blockwise", _blockwise
     elif queries == 1:
         path, function = "decode", _decode
+    elif queries == keys and _takes_mask_row(call):
+        path, function = "mask row", _prefill_with_row
     elif queries == keys and width <= max(_MAX_WIDTH, call.query.shape[-1]):
         path, function = "channels", _prefill
     else:
@@ -400,6 +404,57 @@ def _prefill(call: _Call) -> torch.Tensor:
     extended.key = _append(call.key, [channel[:, None, :, None] for channel in key_channels], width)
     extended.value = _append(call.value, [], width)
     return _sdpa(extended, None)[..., : call.value.shape[-1]]
+
+
+def _takes_mask_row(call: _Call) -> bool:
+    """Whether torch's CPU flash kernel can run this prefill with a mask row beside `is_causal`."""
+    return (
+        call.query.device.type == "cpu"
+        and call.query.dtype == torch.float32  # the row has the query's dtype: 8 bits in bfloat16
+        and call.query.shape[-1] == call.value.shape[-1]
+        and not (torch.is_grad_enabled() and call.query.requires_grad)
+        and _cpu_kernel_adds_row()
+    )
+
+
+def _prefill_with_row(call: _Call) -> torch.Tensor:
+    """Causal attention of all tokens; bias and padding as a mask row, broadcast over queries."""
+    key, value = (part.repeat_interleave(call.groups, dim=1) for part in (call.key, call.value))
+    return _cpu_kernel(call.query, key, value, _additive(call, None), call.scaling)
+
+
+def _cpu_kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    row: torch.Tensor | None,
+    scaling: float,
+) -> torch.Tensor:
+    """The kernel below SDPA, whose own interface forbids a mask beside `is_causal`."""
+    if row is not None:
+        row = row.expand(*query.shape[:3], key.shape[2])
+    output, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, True, attn_mask=row, scale=scaling
+    )
+    return output
+
+
+@lru_cache
+def _cpu_kernel_adds_row() -> bool:
+    """Whether this torch has that kernel and it computes what we ask: it is no public function."""
+    tokens, width = 520, 8  # more than one of its blocks
+    query, key, value = (
+        torch.arange(2 * tokens * width).mul(step).sin().view(1, 2, tokens, width)
+        for step in (0.7, 1.3, 2.1)
+    )
+    row = torch.arange(2 * tokens).mul(0.9).cos().view(1, 2, 1, tokens)
+    causal = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+    logits = (query @ key.mT + row).masked_fill(~causal, -torch.inf)
+    try:
+        output = _cpu_kernel(query, key, value, row, scaling=1.0)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.allclose(output, logits.softmax(dim=-1) @ value, atol=1e-4)
 
 
 def _append(tensor: torch.Tensor, channels: Sequence[torch.Tensor], width: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ctx_models.attention import Control, controlled, segment_mass
+from ctx_models.attention import Control, _cpu_kernel_adds_row, controlled, segment_mass
 from ctx_models.spans import Segment
 from ctx_models.steering import steer
 from ctx_tasks.errors import UserError
@@ -13,6 +13,7 @@ from tests import tiny
 from tests.ctx_models import naive
 from tests.ctx_models.test_steering import FAMILIES, left_padded_batch
 
+pytestmark = pytest.mark.usefixtures("prefill_path")
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -91,13 +92,34 @@ def test_steered_mass_follows_the_closed_form():
     torch.testing.assert_close(steered, plain / (plain + 0.3 * (1 - plain)), **TOLERANCE)
 
 
-def test_a_causal_prefill_takes_the_channels_and_a_step_the_mask_row():
+def test_a_causal_prefill_needs_no_mask_and_a_step_takes_a_row(prefill_path):
     model = tiny.model()
     ids, attention, user, _ = batch_with_segments()
     control = Control(user, {0: torch.full((4,), -1.0)})
     with controlled(model, control):
         model.generate(input_ids=ids, attention_mask=attention, max_new_tokens=2, do_sample=False)
-    assert control.paths == {"channels", "decode"}
+    assert control.paths == {prefill_path, "decode"}
+
+
+def test_this_torch_has_the_cpu_kernel_we_rely_on_for_speed():
+    assert _cpu_kernel_adds_row()
+
+
+def test_the_cpu_kernel_equals_the_channels_over_several_of_its_blocks(monkeypatch):
+    """Left padding, a bias of its own for each head, 700 tokens."""
+    model = tiny.model(max_position_embeddings=1024)
+    ids = torch.randint(3, 500, (2, 700), generator=torch.Generator().manual_seed(0))
+    attention, user = torch.ones_like(ids), ids % 3 == 0
+    attention[1, :300] = 0
+    heads = {0: [0, 2], 1: [1], 2: [3]}
+    found = []
+    for usable in (True, False):
+        monkeypatch.setattr(
+            "ctx_models.attention._cpu_kernel_adds_row", lambda usable=usable: usable
+        )
+        with torch.no_grad(), steer(model, user, alpha=0.2, heads=heads):
+            found.append(model(input_ids=ids, attention_mask=attention).logits[attention.bool()])
+    torch.testing.assert_close(*found, **TOLERANCE)
 
 
 def test_long_text_is_processed_in_blocks_without_change(monkeypatch):

@@ -173,7 +173,7 @@ class TestSteered:
         assert recorded["alpha"] == 0.9
         assert recorded["layers"] == [0, 1]
         assert recorded["indicator"] == "[IND]"
-        assert recorded["attention"] == "ctx: channels+decode"
+        assert recorded["attention"] == "ctx: decode+mask row"
         assert len(recorded["chat_template"]) == 16
 
     def test_perplexity_tasks_are_refused(self, checkpoint):

@@ -17,6 +17,8 @@ from ctx_tasks.errors import UserError
 from tests import tiny
 from tests.ctx_models import naive
 
+pytestmark = pytest.mark.usefixtures("prefill_path")
+
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "gpt_neox"]
 NEW_TOKENS = 6
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
