@@ -187,7 +187,7 @@ def read_documents(result: TaskResult) -> Iterator[dict[str, Any]]:
         UserError: no sample file, or a malformed line.
     """
     seen: Counter[str] = Counter()
-    for line in _lines(result, json.loads):
+    for line in _lines(result, _object):
         if line.get("filter", "none") == result.filter:
             seen[line["doc_hash"]] += 1
             yield {**line, "doc_hash": _numbered(line["doc_hash"], seen[line["doc_hash"]])}
@@ -419,9 +419,17 @@ def _decode(decoder: Any, text: bytes, line_type: type[msgspec.Struct]) -> Any:
         return decoder.decode(text)
     except msgspec.DecodeError:
         # Python writes NaN and Infinity, which are no JSON; rare enough to be read slowly.
-        plain = json.loads(text, parse_constant=lambda _: None)
+        plain = _object(text)
         doc = msgspec.Raw(json.dumps(plain.get("doc")).encode())
         return msgspec.convert({**plain, "doc": doc}, line_type)
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """A line as a dict, NaN and infinities as None."""
+    found = json.loads(text, parse_constant=lambda _: None)
+    if not isinstance(found, dict) or "doc_hash" not in found:
+        raise ValueError("no object with a doc_hash")
+    return found
 
 
 def _lines(result: TaskResult, decode: Any) -> Iterator[Any]:
@@ -432,7 +440,7 @@ def _lines(result: TaskResult, decode: Any) -> Iterator[Any]:
         for number, text in enumerate(file, 1):
             try:
                 yield decode(text)
-            except (ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
+            except (ValueError, TypeError) as error:
                 raise UserError(
                     f"{path}, line {number} is no sample of lm-eval ({error}); run it again."
                 ) from error
