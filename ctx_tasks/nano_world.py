@@ -2,8 +2,9 @@
 
 The files in `nano/` are written by `training.nano.held_out.write` from seed 0: names and facts that
 the bundled nano models never saw (and, for `by_heart`, facts they were trained on). They are read
-by the loaders of the real benchmarks, but under names of their own and from nowhere else: the
-options that name other files (`haystack`, `squad_files`, ...) are not looked at here.
+by the loaders of the real benchmarks, but under names of their own: the options that name other
+files (`haystack`, `squad_files`, ...) are not looked at here. `nano_world` names another folder of
+such files, drawn from another seed (`python -m training.nano.fresh`); results say so.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def nih(
     max_length: Any = LONGEST,
     haystack: Any = None,
     needles: Any = None,
+    nano_world: Any = None,
     data_used: dict[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, Dataset]:
@@ -39,18 +41,20 @@ def nih(
     Args:
         max_length: tokens of the longest document.
         haystack, needles: not looked at; this task has its own.
+        nano_world: a folder as `training.nano.held_out.write` makes it; None for the bundled one.
         data_used, settings: see `ctx_tasks.needle.nih`.
     """
     used: dict[str, Any] = {} if data_used is None else data_used
+    folder, source = _place(nano_world)
     [built] = needle.nih(
         max_length=max_length,
-        haystack=FOLDER / "haystack",
-        needles=FOLDER / "needles.yaml",
+        haystack=folder / "haystack",
+        needles=folder / "needles.yaml",
         data_used=used,
         **settings,
     ).values()
-    used.update(source=SOURCE)
-    named = built.remove_columns("haystack").add_column("haystack", [SOURCE] * len(built))
+    used.update(source=source)
+    named = built.remove_columns("haystack").add_column("haystack", [source] * len(built))
     return {"test": named}
 
 
@@ -59,6 +63,7 @@ def squad(**settings: Any) -> dict[str, Dataset]:
 
     Args:
         questions: how many, from the first; None (default) for all 400.
+        nano_world: see `nih`.
         data_used: filled with `source`, `sha256` and `rows`, see `reading.squad`.
         settings: anything else the harness hands on is not looked at.
     """
@@ -85,16 +90,31 @@ def _load(
     name: str,
     *,
     questions: Any = None,
+    nano_world: Any = None,
     data_used: dict[str, Any] | None = None,
     **_unused: Any,
 ) -> dict[str, Dataset]:
-    path = FOLDER / f"{name}.jsonl"
+    folder, source = _place(nano_world)
+    path = folder / f"{name}.jsonl"
     records = _first(list(read_file(path, path.name)), questions)
     own = replace(benchmark, name=f"nano-world {name}")
-    loaded = reading.dataset(own, records, SOURCE)
+    loaded = reading.dataset(own, records, source)
     if data_used is not None:
-        data_used.update(source=SOURCE, sha256=loaded[0]["data_hash"], rows=len(loaded))
+        data_used.update(source=source, sha256=loaded[0]["data_hash"], rows=len(loaded))
     return {"validation": loaded}
+
+
+def _place(nano_world: Any) -> tuple[Path, str]:
+    """The folder of the data files, and what results call it."""
+    if nano_world is None:
+        return FOLDER, SOURCE
+    folder = Path(str(nano_world))
+    if not (folder / "needles.yaml").is_file():
+        raise UserError(
+            f"nano_world {str(folder)!r} is no folder that `python -m training.nano.fresh` wrote; "
+            "leave it out for the bundled questions."
+        )
+    return folder, f"nano-world ({folder})"
 
 
 def _first(records: list[Record], questions: Any) -> Iterable[Record]:

@@ -71,6 +71,28 @@ def test_reading_tasks_ignore_the_files_of_the_benchmarks() -> None:
     assert documents["question"] == whole["question"][:3]
 
 
+def test_questions_of_another_seed_are_new_and_named(tokenizer: str, tmp_path: Path) -> None:
+    held_out.write(World(), tmp_path, seed=1)
+    grid = {"tokenizer": tokenizer, "max_length": 300, "lengths": 2, "depths": 2}
+    for name, settings in {**{key: {} for key in READING}, "nih": grid}.items():
+        used: dict[str, Any] = {}
+        load_task = getattr(nano_world, name)
+        [fresh] = load_task(nano_world=str(tmp_path), data_used=used, **settings).values()
+        [bundled] = load_task(**settings).values()
+        assert len(fresh) == len(bundled)
+        assert str(tmp_path) in used["source"]
+        shared = {*zip(fresh["question"], fresh["context"], strict=True)} & {
+            *zip(bundled["question"], bundled["context"], strict=True)
+        }
+        # There are few known facts: they are asked again.
+        assert not shared or name == "by_heart"
+
+
+def test_a_folder_that_is_no_nano_world_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="leave it out for the bundled questions"):
+        nano_world.squad(nano_world=str(tmp_path))
+
+
 @pytest.mark.parametrize("questions", [0, 401, 2.5, True, "all"])
 def test_a_number_of_questions_that_is_not_there_is_refused(questions: Any) -> None:
     with pytest.raises(UserError, match="questions"):

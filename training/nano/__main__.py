@@ -17,11 +17,11 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
-from ctx_models import demo, demo_summary, nano
+from ctx_models import nano
 from ctx_tasks.errors import UserError
 from training.nano import pretrain, tune
+from training.nano.fresh import compare
 
 
 def main(
@@ -39,7 +39,8 @@ def main(
     try:
         folder = new_folder(output)
         models = make(folder, seed)
-        compare(models, folder / "demo")
+        with timed("evaluation"):
+            compare(folder / "demo", models)
         if install:
             replace_bundled(models)
     except UserError as error:
@@ -80,15 +81,6 @@ def make(folder: Path, seed: int) -> dict[str, Path]:
         f"document: precision {found.precision:.3f}, recall {found.recall:.3f}"
     )
     return models
-
-
-def compare(models: dict[str, Path], output: Path) -> None:
-    """Evaluate as `ctx-eval demo --full` does, and print its table and sentence."""
-    with timed("evaluation"):
-        rows = demo.run(output, demo.FULL, models)
-    console = Console()
-    console.print(demo_summary.table(rows))
-    console.print(f"{demo_summary.sentence(rows)}\nAll of it: {output.parent}", markup=False)
 
 
 def replace_bundled(models: dict[str, Path]) -> None:

@@ -153,20 +153,23 @@ def by_heart(world: World, count: int, seed: int = 0) -> list[tuple[str, Fact]]:
     return [(fact.ask(rng), fact) for fact in facts]
 
 
-def write(world: World, folder: Path, *, count: int = 400, needle_count: int = 20) -> None:
+def write(
+    world: World, folder: Path, *, seed: int = 0, count: int = 400, needle_count: int = 20
+) -> None:
     """Write needles.yaml, haystack/*.txt and, with `count` questions each, squad.jsonl, quac.jsonl,
     drop.jsonl (options of the tasks of these names) and by_heart.jsonl (`question`, `answer`).
     """
     keys = ("id", "needle", "question", "response_prefix", "keywords")
     sets = [
         {key: getattr(one, key) for key in keys} | {"keywords": list(one.keywords)}
-        for one in needles(needle_count)
+        for one in needles(needle_count, seed)
     ]
     _write(folder / "needles.yaml", yaml.safe_dump(sets, sort_keys=False, width=1000))
-    for number, text in enumerate(haystack().texts):
+    for number, text in enumerate(haystack(seed=seed).texts):
         _write(folder / "haystack" / f"{number:02}.txt", text + "\n")
-    known = [{"question": q, "answer": fact.answer} for q, fact in by_heart(world, count)]
-    drawn = {"squad": squad(count), "quac": quac(count), "drop": drop(count), "by_heart": known}
+    known = [{"question": q, "answer": fact.answer} for q, fact in by_heart(world, count, seed)]
+    drawn = {kind.__name__: kind(count, seed) for kind in (squad, quac, drop)}
+    drawn["by_heart"] = known
     for name, rows in drawn.items():
         _write(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
