@@ -27,6 +27,7 @@ from jinja2.exceptions import TemplateError
 from lm_eval.models.huggingface import HFLM
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.prompts import WithoutIndicator
 
 from . import attention, nano
 from .fingerprint import check_cache, checkpoint_fingerprint, short_hash
@@ -177,7 +178,7 @@ class CtxLM(HFLM):
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
-            indicator=self.indicator,
+            indicator=self._indicator_for([message["content"] for message in messages]),
             indicator_turns=self.indicator_turns,
             template_args=self.chat_template_args,
         )
@@ -191,7 +192,12 @@ class CtxLM(HFLM):
                 "This task changes the prompt after the chat template, so its user turn is lost: "
                 f"{text[:60]!r}; run it with alpha=1 and without an indicator."
             )
-        return raw(text, self.indicator)
+        return raw(text, self._indicator_for([text]))
+
+    def _indicator_for(self, texts: list[str]) -> str | None:
+        """The indicator, unless the task (MT-Bench) wants its prompts without it."""
+        unwanted = any(isinstance(text, WithoutIndicator) for text in texts)
+        return None if unwanted else self.indicator
 
     def _tokens(self, rendered: Rendered) -> Segmented:
         return tokenize(self.tokenizer, rendered, add_special_tokens=self.add_bos_token)
