@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # The metric that stands for a task, in order of preference; otherwise its first.
 PRIMARY = ("score", "rating", "recall", "contains", "acc")
 # How an evaluation is run, not what is evaluated.
-_EXECUTION = {
+EXECUTION = {
     *("device", "batch_size", "max_batch_size", "parallelize", "trust_remote_code", "tokenizer"),
     *("attn_implementation", "device_map", "num_concurrent", "max_retries", "timeout"),
 }
@@ -263,7 +263,7 @@ def _arguments(given: Any) -> dict[str, Any]:
 
 
 def _checkpoint(arguments: Mapping[str, Any]) -> str:
-    kept = {k: v for k, v in arguments.items() if k not in _EXECUTION | _ARM_ARGUMENTS}
+    kept = {k: v for k, v in arguments.items() if k not in EXECUTION | _ARM_ARGUMENTS}
     return json.dumps(kept, sort_keys=True, default=str)
 
 
