@@ -1,18 +1,17 @@
 """What the demo's numbers say: the table, and one sentence computed from it.
 
 The sentence speaks of the context score, the mean of the four context tasks with each counting once
-(Table 3, "Avg."). Differences are paired on the same documents; questions that share a passage are
-one cluster; what is less than two standard errors from zero is called unclear.
+(Table 3, "Avg."). Differences are paired on the same documents, questions on one passage and cells
+with one needle are one cluster (`ctx_tasks.statistics`); "unclear" is a difference whose 95 %
+interval holds zero.
 """
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -30,21 +29,8 @@ from ctx_models.demo import (
     Arm,
     Row,
 )
-
-
-class Difference(NamedTuple):
-    """A mean difference and its standard error."""
-
-    mean: float
-    error: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether it is at least two standard errors from zero."""
-        return abs(self.mean) >= 2 * self.error and self.mean != 0
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.3f} ± {self.error:.3f}" + ("" if self.clear else " [unclear]")
+from ctx_tasks.results import samples_of
+from ctx_tasks.statistics import Difference, mean_difference, paired_difference
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -82,12 +68,13 @@ def sentence(rows: Sequence[Row]) -> str:
     best = max(STEERED, key=lambda arm: steered[arm].mean)
     worst = min(STEERED, key=lambda arm: steered[arm].mean)
     marked = difference(by_arm[MARKED], by_arm[UNMARKED])
+    at_best = f"{_shown(steered[best])} at best ({_setting(best)} of {len(STEERED)} settings"
     return (
         f"{_verdict(cost)} ({context_score(raw):.3f} without, {context_score(chat):.3f} with it: "
-        f"{cost}); steering changes the latter by {steered[best]} at best ({_setting(best)} of "
-        f"{len(STEERED)} settings; by heart: {_price(by_arm[best], chat)}) and by {steered[worst]} "
-        f"at worst ({_setting(worst)}); {MARKED.indicator} changes nano-chat-ind's "
-        f"{context_score(by_arm[UNMARKED]):.3f} by {marked} (by heart: "
+        f"{_shown(cost)}); steering changes the latter by {at_best}; by heart: "
+        f"{_price(by_arm[best], chat)}) and by {_shown(steered[worst])} at worst "
+        f"({_setting(worst)}); {MARKED.indicator} changes nano-chat-ind's "
+        f"{context_score(by_arm[UNMARKED]):.3f} by {_shown(marked)} (by heart: "
         f"{_price(by_arm[MARKED], by_arm[UNMARKED])})."
     )
 
@@ -99,23 +86,19 @@ def context_score(row: Row) -> float:
 
 def difference(row: Row, other: Row, columns: Sequence[str] = tuple(CONTEXT_TASKS)) -> Difference:
     """Mean over `columns` of how much more `row` scores than `other` on the same documents."""
-    parts = [_paired(row.samples[COLUMNS[c]], other.samples[COLUMNS[c]]) for c in columns]
-    error = math.sqrt(sum(part.error**2 for part in parts)) / len(parts)
-    return Difference(fmean(part.mean for part in parts), error)
+    parts = [_paired(row, other, column) for column in columns]
+    return mean_difference(parts)
 
 
-def _paired(samples: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> Difference:
-    """Mean difference with a standard error over clusters, the documents that share a passage."""
-    scores = {other["doc_hash"]: other["score"] for other in others}
-    assert scores.keys() == {sample["doc_hash"] for sample in samples}
-    changes = [sample["score"] - scores[sample["doc_hash"]] for sample in samples]
-    mean = fmean(changes)
-    sums: dict[str, float] = defaultdict(float)
-    for sample, change in zip(samples, changes, strict=True):
-        # A needle document is its own cluster.
-        sums[sample["doc"].get("passage_id", sample["doc_hash"])] += change - mean
-    spread = sum(total**2 for total in sums.values()) * len(sums) / max(len(sums) - 1, 1)
-    return Difference(mean, math.sqrt(spread) / len(changes))
+def _paired(row: Row, other: Row, column: str) -> Difference:
+    task = COLUMNS[column]
+    before, after = (samples_of(one.samples[task], "score") for one in (other, row))
+    assert set(before.doc_hashes) == set(after.doc_hashes)
+    return paired_difference(before, after, "score")
+
+
+def _shown(found: Difference) -> str:
+    return f"{found.mean:+.3f} ± {found.error:.3f}" + ("" if found.clear else " [unclear]")
 
 
 def _verdict(cost: Difference) -> str:
@@ -129,8 +112,8 @@ def _setting(arm: Arm) -> str:
     return f"α {arm.alpha} {arm.schedule}"
 
 
-def _price(row: Row, other: Row) -> Difference:
-    return difference(row, other, [BY_HEART])
+def _price(row: Row, other: Row) -> str:
+    return _shown(difference(row, other, [BY_HEART]))
 
 
 def _reported(row: Row, task: str) -> Mapping[str, Any]:

@@ -180,6 +180,14 @@ def read_samples(result: TaskResult) -> Samples:
     return Samples(hashes, _clusters([_identity(line.doc) for line in lines], hashes), scores)
 
 
+def samples_of(lines: Sequence[Mapping[str, Any]], metric: str) -> Samples:
+    """`read_samples` of sample lines in memory, as `simple_evaluate` returns them, one metric."""
+    hashes = _distinct(line["doc_hash"] for line in lines)
+    docs = [_Doc(line["doc"].get("passage_id"), line["doc"].get("needle_id")) for line in lines]
+    scores = np.array([_number(line[metric]) for line in lines])
+    return Samples(hashes, _clusters(docs, hashes), {metric: scores})
+
+
 def read_documents(result: TaskResult) -> Iterator[dict[str, Any]]:
     """Whole sample lines, one after the other, with doc hashes as in `read_samples`.
 

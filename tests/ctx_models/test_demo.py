@@ -261,7 +261,8 @@ def test_best_and_worst_steering_are_named() -> None:
 def test_questions_on_one_passage_are_one_cluster() -> None:
     """Differences 1, 1 on one passage and 0, 0 on the other: 0.5, and an error as from n = 2."""
     one, other = row(CHAT, {"DROP": [1, 1, 0, 0]}), row(RAW, {"DROP": [0, 0, 0, 0]})
-    assert demo_summary.difference(one, other, ["DROP"]) == (0.5, 0.5)
+    found = demo_summary.difference(one, other, ["DROP"])
+    assert (found.mean, found.error, found.clusters) == (0.5, 0.5, 2)
 
 
 def test_rows_on_different_documents_are_not_compared() -> None:
