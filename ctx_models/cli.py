@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ctx_models import nano
+from ctx_models.commands import judge
 from ctx_tasks.catalogue import task_folder, tasks
 from ctx_tasks.errors import UserError
 
@@ -41,7 +42,11 @@ def run(context: typer.Context) -> None:
     config = _config_file(args)
     args.include_path = _include_paths(args, config)
     args.model_args = _bundled_model(args, config)
-    _call(args)
+    with judge.afterwards(args, config):
+        _call(args)
+
+
+app.command("judge")(judge.command)
 
 
 @app.command()

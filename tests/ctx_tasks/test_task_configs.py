@@ -14,6 +14,7 @@ from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
 from tests import tiny
+from tests.ctx_tasks import mt_bench_data
 from tests.ctx_tasks import reading_data as data
 from tests.ctx_tasks.test_reading_tasks import Scripted
 
@@ -34,9 +35,12 @@ TASKS = {
     "squad_contains",
     "squad_contains_plain",
 }
+# Their answers are rated after the run: no target, no score yet.
+RATED = {"mt_bench", "mt_bench_2turn"}
 GROUPS = {"context_awareness", "nano_context_awareness"}
 AVERAGED = ["nih_recall", "squad_contains", "quac_contains", "drop_contains"]
-each_task = pytest.mark.parametrize("name", sorted(TASKS))
+each_task = pytest.mark.parametrize("name", sorted(TASKS | RATED))
+each_scored_task = pytest.mark.parametrize("name", sorted(TASKS))
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,8 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> TaskManager:
         "depths": 2,
         "min_length": 200,
         "max_length": 300,
+        "mt_bench_files": str(mt_bench_data.write_all(folder / "mt_bench")),
+        "mt_bench_first": str(mt_bench_data.write_first_answers(folder)),
     }
     return TaskManager(include_path=str(CONFIGS), include_defaults=False, metadata=metadata)
 
@@ -62,8 +68,8 @@ def build(manager: TaskManager, name: str) -> Task:
 
 
 def test_there_is_a_yaml_for_each_task_and_group_and_no_other(manager: TaskManager) -> None:
-    assert len(list(CONFIGS.rglob("*.yaml"))) == 16
-    assert set(manager.all_tasks) == TASKS | GROUPS
+    assert len(list(CONFIGS.rglob("*.yaml"))) == 18
+    assert set(manager.all_tasks) == TASKS | RATED | GROUPS
 
 
 def test_every_yaml_is_indexed_under_its_own_file_name() -> None:
@@ -82,7 +88,7 @@ def test_task_renders_a_prompt_and_a_target(manager: TaskManager, name: str) -> 
         prompt = task.doc_to_text(document)
         assert prompt.strip()
         assert "{{" not in prompt
-        assert task.doc_to_target(document)
+        assert bool(task.doc_to_target(document)) == (name in TASKS)
 
 
 @each_task
@@ -90,16 +96,18 @@ def test_task_states_what_a_score_depends_on(manager: TaskManager, name: str) ->
     config = build(manager, name).config
     assert config.generation_kwargs["do_sample"] is False
     assert isinstance(config.generation_kwargs["until"], list)
-    assert config.generation_kwargs["max_gen_toks"] == (50 if "nih" in name else 100)
+    longest = 1024 if name in RATED else 50 if "nih" in name else 100
+    assert config.generation_kwargs["max_gen_toks"] == longest
     assert config.output_type == "generate_until"
     assert config.metadata["version"] == 1.0
-    assert "score" in {metric["metric"] for metric in config.metric_list}
+    main = "rating" if name in RATED else "score"
+    assert main in {metric["metric"] for metric in config.metric_list}
     for metric in config.metric_list:
         assert metric["aggregation"] == "mean"
         assert isinstance(metric["higher_is_better"], bool)
 
 
-@each_task
+@each_scored_task
 def test_task_scores_an_output_with_the_metrics_it_states(manager: TaskManager, name: str) -> None:
     task = build(manager, name)
     stated = {metric["metric"] for metric in task.config.metric_list}

@@ -1,0 +1,1 @@
+"""The commands of ctx-eval, one file each."""

@@ -1,0 +1,108 @@
+"""Questions, reference answers and judge prompts written for the tests, in published formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+CATEGORIES = ["writing", "math", "coding", "stem"]
+WITH_REFERENCE = ["math", "coding"]
+_TEMPLATES = {
+    "single-v1": "Rate it.\nQ: {question}\nA: {answer}",
+    "single-math-v1": "Rate it.\nQ: {question}\nR: {ref_answer_1}\nA: {answer}",
+    "single-v1-multi-turn": "Q: {question_1}\nA: {answer_1}\nQ: {question_2}\nA: {answer_2}",
+    "single-math-v1-multi-turn": (
+        "Q: {question_1}\nR: {ref_answer_1}\nQ: {question_2}\nR: {ref_answer_2}\n"
+        "A: {answer_1}\nA: {answer_2}"
+    ),
+}
+
+
+def questions(count: int = 8) -> list[dict[str, Any]]:
+    """Rows of question.jsonl; the categories take turns."""
+    return [
+        {
+            "question_id": 900 + number,
+            "category": CATEGORIES[number % len(CATEGORIES)],
+            "turns": [f"How high is tower {number}?", f"And who built tower {number}?"],
+        }
+        for number in range(count)
+    ]
+
+
+def hub_rows(count: int = 8) -> list[dict[str, Any]]:
+    """The same questions in the hub's columns."""
+    return [
+        {
+            "prompt": row["turns"],
+            "reference": [],
+            "category": row["category"],
+            "prompt_id": row["question_id"],
+        }
+        for row in questions(count)
+    ]
+
+
+def references(count: int = 8) -> list[dict[str, Any]]:
+    """Rows of reference_answer_gpt-4.jsonl."""
+    return [
+        {
+            "question_id": row["question_id"],
+            "model_id": "gpt-4",
+            "choices": [{"index": 0, "turns": ["Forty metres.", "The {guild}."]}],
+        }
+        for row in questions(count)
+        if row["category"] in WITH_REFERENCE
+    ]
+
+
+def prompts() -> list[dict[str, Any]]:
+    """Rows of judge_prompts.jsonl, one of them of a kind that is not used."""
+    single = [
+        {
+            "name": name,
+            "type": "single",
+            "system_prompt": "You are a judge.",
+            "prompt_template": template,
+            "output_format": "[[rating]]",
+        }
+        for name, template in _TEMPLATES.items()
+    ]
+    pair = {"name": "pair-v2", "system_prompt": "", "prompt_template": "{answer_a} or {answer_b}?"}
+    return [*single, pair]
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> Path:
+    """The rows as JSON lines in a new file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_all(folder: Path, count: int = 8) -> Path:
+    """A folder with the three files."""
+    write_lines(folder / "question.jsonl", questions(count))
+    write_lines(folder / "judge_prompts.jsonl", prompts())
+    write_lines(folder / "reference_answer_gpt-4.jsonl", references(count))
+    return folder
+
+
+def write_first_answers(folder: Path, count: int = 8) -> Path:
+    """What a run of mt_bench leaves, as far as the second turn reads it; the model is unnamed."""
+    date = "2026-01-01T00-00-00.000001"
+    samples = [
+        {
+            "doc": {
+                "id": str(row["question_id"]),
+                "category": row["category"],
+                "turns": row["turns"],
+            },
+            "filtered_resps": [f"My answer {number}."],
+        }
+        for number, row in enumerate(questions(count))
+    ]
+    content = {"config": {"model_args": {}}, "chat_template_sha": "0"}
+    (folder / f"results_{date}.json").write_text(json.dumps(content), encoding="utf-8")
+    return write_lines(folder / f"samples_mt_bench_{date}.jsonl", samples)
