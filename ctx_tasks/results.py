@@ -150,9 +150,16 @@ def read_runs(paths: Iterable[Path]) -> list[Run]:
         paths: results files, or folders that are searched for `results_*.json`.
 
     Raises:
-        UserError: a path that does not exist, no results file in it, or a malformed one.
+        UserError: a path that does not exist, no results file in it, a malformed one, or answers
+            without scores alone.
     """
-    runs = [run for path in paths for file in _result_files(Path(path)) for run in _read(file)]
+    files = [file for path in paths for file in _result_files(Path(path))]
+    runs = [run for file in files for run in _read(file)]
+    if files and not runs:
+        raise UserError(
+            f"{files[0]} holds answers without scores; rate those of MT-Bench with `ctx-eval "
+            "judge`, or run the tasks without --predict_only."
+        )
     return _named(_newest(runs))
 
 
@@ -242,9 +249,12 @@ def _runs(path: Path, content: dict[str, Any]) -> list[Run]:
     tasks = {
         name: _task(path, content, name) for name, found in content["results"].items() if found
     }
-    tasks = {name: task for name, task in tasks.items() if task.metrics}
     if not tasks:
         raise ValueError("no task with a score")
+    tasks = {name: task for name, task in tasks.items() if task.metrics}
+    if not tasks:
+        logger.warning("%s holds answers without scores (yet) and is left out.", path)
+        return []
     arm = _arm(content, config)
     name = str(config.get("checkpoint") or content.get("model_name") or config.get("model"))
     run = Run(path, name, _checkpoint(arguments), arm, _date(content), tasks, config)
@@ -309,7 +319,9 @@ def _task(path: Path, content: dict[str, Any], name: str) -> TaskResult:
         metric: Metric(float(value), _error(found, metric, chosen), better.get(metric) is not False)
         for key, value in found.items()
         for metric, _, used in [key.partition(",")]
-        if used == chosen and not metric.endswith("_stderr") and _is_number(value)
+        # --predict_only: "bypass" stands where a score would be.
+        if used == chosen and metric != "bypass" and not metric.endswith("_stderr")
+        if _is_number(value)
     }
     count = content.get("n-samples", {}).get(name, {}).get("effective", found.get("sample_len", 0))
     samples = path.with_name(path.name.replace("results_", f"samples_{name}_", 1) + "l")

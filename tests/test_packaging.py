@@ -58,7 +58,7 @@ def test_the_wheel_holds_every_yaml_and_essay(wheel):
     yaml = [name for name in names if name.startswith(inside) and name.endswith(".yaml")]
     assert len(yaml) == len(tasks())
     bases = [name for name in names if name.startswith(inside) and "_base" in name]
-    assert len(bases) == 4
+    assert len(bases) == 5
     essays = [name for name in names if name.startswith("ctx_tasks/haystack/")]
     assert len([name for name in essays if name.endswith(".txt")]) >= 10
     assert "ctx_tasks/nano/needles.yaml" in names

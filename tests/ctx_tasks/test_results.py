@@ -180,3 +180,18 @@ def test_samples_that_were_not_logged_are_asked_for(tmp_path):
     (run,) = read_runs([tmp_path])
     with pytest.raises(UserError, match="--log_samples"):
         read_samples(run.tasks["t"])
+
+
+def test_answers_without_scores_are_left_out_beside_others_and_refused_alone(tmp_path, caplog):
+    """MT-Bench before the judge has rated it, and --predict_only."""
+    waiting = {
+        "config": {},
+        "results": {"mt_bench": {"sample_len": 0}, "squad_contains": {"bypass,none": 999}},
+    }
+    (tmp_path / "results_0.json").write_text(json.dumps(waiting))
+    with pytest.raises(UserError, match="ctx-eval judge"):
+        read_runs([tmp_path])
+    write_run(tmp_path, {"t": [sample(1.0, 0)]})
+    (run,) = read_runs([tmp_path])
+    assert list(run.tasks) == ["t"]
+    assert "results_0.json holds answers without scores" in caplog.text
