@@ -227,14 +227,20 @@ class Endpoint:
                 temperature=0,
                 max_tokens=self._settings.max_tokens,
             )
-        except self._openai.APIStatusError as error:
+        except self._openai.APIError as error:
+            failure = error
+        else:
+            self._answered = True
+            return self._read(raw.http_response.content)
+        # Outside the handler: an error chained to ours could show what the server echoed.
+        return self._failed(failure)
+
+    def _failed(self, error: Any) -> Reply:
+        if isinstance(error, self._openai.APIStatusError):
             return self._refused(error)
-        except self._openai.APITimeoutError:
+        if isinstance(error, self._openai.APITimeoutError):
             return Reply(problem=f"no reply within {self._settings.timeout:g} s", final=True)
-        except self._openai.APIConnectionError as error:
-            return self._unreachable(error)
-        self._answered = True
-        return self._read(raw.http_response.content)
+        return self._unreachable(error)
 
     def _refused(self, error: Any) -> Reply:
         said = f"HTTP {error.status_code}: {self.safe(error.message)}"
@@ -258,7 +264,7 @@ class Endpoint:
         try:
             body = msgspec.json.decode(content, type=_Body)
             text = body.choices[0].message.content or ""
-        except (msgspec.DecodeError, IndexError):
+        except (msgspec.DecodeError, UnicodeDecodeError, IndexError):
             shown = self.safe(content[:200].decode("utf-8", "replace"))
             return Reply(problem=f"no chat completion: {shown or 'an empty body'}")
         usage = body.usage or _Usage()
@@ -309,7 +315,11 @@ def rate(asks: Sequence[Ask], endpoint: Endpoint, file: VerdictFile, meter: Mete
     stop = threading.Event()
 
     def work(one: Ask) -> str:
-        return _verdict(one, endpoint, file, meter, stop)
+        try:
+            return _verdict(one, endpoint, file, meter, stop)
+        except BaseException:
+            stop.set()
+            raise
 
     bar = tqdm(total=len(todo), desc="Judging", unit=" verdicts", disable=not todo)
     with bar, ThreadPoolExecutor(endpoint.concurrency) as pool:

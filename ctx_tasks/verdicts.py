@@ -96,7 +96,7 @@ class VerdictFile:
         for number, line in enumerate(content.splitlines(), start=1):
             try:
                 self._take(_DECODER.decode(line))
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 logger.warning("%s, line %d is no verdict and is skipped.", self.path, number)
         self._file = self.path.open("ab")
         if content and not content.endswith(b"\n"):

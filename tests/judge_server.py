@@ -55,7 +55,7 @@ Script = Callable[[int, dict[str, Any]], Answer]
 
 @dataclass
 class Server:
-    """Where it listens and what was asked, in order: bodies, arrival times and headers."""
+    """Where it listens and what was asked, in order; names of headers in lower case."""
 
     url: str
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -83,7 +83,7 @@ def serve(script: Script) -> Iterator[Server]:
                 number = len(server.bodies)
                 server.bodies.append(body)
                 server.times.append(time.monotonic())
-                server.headers.append(dict(self.headers))
+                server.headers.append({k.lower(): v for k, v in self.headers.items()})
                 open_now[0] += 1
                 server.most_at_once = max(server.most_at_once, open_now[0])
             answer = script(number, body) if self.path == "/v1/chat/completions" else fail(404)

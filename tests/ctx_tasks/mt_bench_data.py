@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -89,20 +90,64 @@ def write_all(folder: Path, count: int = 8) -> Path:
     return folder
 
 
-def write_first_answers(folder: Path, count: int = 8) -> Path:
-    """What a run of mt_bench leaves, as far as the second turn reads it; the model is unnamed."""
-    date = "2026-01-01T00-00-00.000001"
-    samples = [
-        {
-            "doc": {
-                "id": str(row["question_id"]),
-                "category": row["category"],
-                "turns": row["turns"],
-            },
-            "filtered_resps": [f"My answer {number}."],
-        }
-        for number, row in enumerate(questions(count))
-    ]
-    content = {"config": {"model_args": {}}, "chat_template_sha": "0"}
-    (folder / f"results_{date}.json").write_text(json.dumps(content), encoding="utf-8")
-    return write_lines(folder / f"samples_mt_bench_{date}.jsonl", samples)
+def write_answers(
+    folder: Path,
+    count: int = 8,
+    *,
+    task: str = "mt_bench",
+    data: Path | None = None,
+    model_args: dict[str, Any] | None = None,
+    answer: str = "My answer",
+    date: str = "2026-01-01T00-00-00.000001",
+) -> Path:
+    """What a run leaves whose answers are not rated yet; returns the results file."""
+    samples = [_sample(row, task, f"{answer} {n}.") for n, row in enumerate(questions(count))]
+    model_args = {"pretrained": "org/model"} if model_args is None else model_args
+    content = {
+        "results": {task: {"name": task, "alias": task, "sample_len": 0}},
+        "group_subtasks": {},
+        "configs": {
+            task: {
+                "task": task,
+                "generation_kwargs": {"until": [], "max_gen_toks": 1024, "do_sample": False},
+                "metadata": {
+                    "version": 1.0,
+                    "data_used": {"source": "somewhere", "sha256": "0" * 64, "rows": count},
+                    "mt_bench_files": None if data is None else str(data),
+                },
+            }
+        },
+        "versions": {task: 1.0},
+        "n-shot": {task: 0},
+        "higher_is_better": {task: {"rating": True}},
+        "n-samples": {task: {"original": count, "effective": 0}},
+        "config": {"model": "hf-ctx", "model_args": model_args},
+        "date": 1_700_000_000.0,
+        "model_name": model_args.get("pretrained"),
+        "chat_template_sha": "0",
+        "system_instruction_sha": None,
+    }
+    write_lines(folder / f"samples_{task}_{date}.jsonl", samples)
+    path = folder / f"results_{date}.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def _sample(row: dict[str, Any], task: str, answer: str) -> dict[str, Any]:
+    doc = {
+        "id": str(row["question_id"]),
+        "category": row["category"],
+        "turns": row["turns"],
+    }
+    said: Any = [answer, f"{answer} Again."] if task == "mt_bench_2turn" else answer
+    return {
+        "doc_id": row["question_id"] - 900,
+        "doc": doc,
+        "target": "",
+        "arguments": {},
+        "resps": [[answer]],
+        "filtered_resps": [said],
+        "filter": "none",
+        "metrics": [],
+        "doc_hash": hashlib.sha256(json.dumps(doc).encode()).hexdigest(),
+    }

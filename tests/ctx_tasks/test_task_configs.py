@@ -48,6 +48,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> TaskManager:
     """The tasks on small local data: no hub, no harness defaults."""
     folder = tmp_path_factory.mktemp("tasks")
     tiny.tokenizer().save_pretrained(folder / "tokenizer")
+    mt_bench_data.write_answers(folder, model_args={})
     metadata: dict[str, Any] = {
         **data.write_all(folder),
         "tokenizer": str(folder / "tokenizer"),
@@ -56,7 +57,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> TaskManager:
         "min_length": 200,
         "max_length": 300,
         "mt_bench_files": str(mt_bench_data.write_all(folder / "mt_bench")),
-        "mt_bench_first": str(mt_bench_data.write_first_answers(folder)),
+        "mt_bench_first": str(folder),
     }
     return TaskManager(include_path=str(CONFIGS), include_defaults=False, metadata=metadata)
 
