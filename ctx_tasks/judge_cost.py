@@ -36,7 +36,8 @@ class Estimate:
         """For people: "80 requests, about 68,000 tokens in and 24,000 out, about $2.76"."""
         tokens = f"about {self.tokens_in:,} tokens in and {self.tokens_out:,} out"
         money = "no prices given" if self.cost is None else f"about ${self.cost:.2f}"
-        return f"{self.requests} requests, {tokens}, {money}"
+        requests = "1 request" if self.requests == 1 else f"{self.requests} requests"
+        return f"{requests}, {tokens}, {money}"
 
 
 def estimate(prompts: Iterable[str], price: Price | None) -> Estimate:

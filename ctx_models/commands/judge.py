@@ -115,7 +115,10 @@ def afterwards(args: argparse.Namespace, config: dict[str, Any]) -> Iterator[Non
     yield
     # The other processes of a distributed run have written nothing.
     if settings is not None and int(os.environ.get("RANK", "0")) == 0:
-        judge(sorted(_written(output) - before), settings)
+        new = sorted(_written(output) - before)
+        if not new:
+            raise UserError(f"The run has written no results file to {output}: nothing to judge.")
+        judge(new, settings)
 
 
 def _judge_settings(metadata: dict[str, Any]) -> Options | None:
@@ -166,7 +169,7 @@ def judge(
     if done.missing:
         why = f" ({done.problem})" if done.problem else ""
         raise UserError(
-            f"{done.missing} of {done.questions} answers have no rating{why}: repeat the command, "
+            f"{done.missing} of {done.questions} answers got no rating{why}: repeat the command, "
             "which asks for what is missing alone, or name a judge that ends with [[n]], n from 1 "
             "to 10."
         )
