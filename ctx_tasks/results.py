@@ -12,7 +12,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -195,17 +195,27 @@ def samples_of(lines: Sequence[Mapping[str, Any]], metric: str) -> Samples:
     return Samples(hashes, _clusters(docs, hashes), {metric: scores})
 
 
-def read_documents(result: TaskResult) -> Iterator[dict[str, Any]]:
+def read_documents(
+    result: TaskResult, wanted: Container[str] | None = None
+) -> Iterator[dict[str, Any]]:
     """Whole sample lines, one after the other, with doc hashes as in `read_samples`.
+
+    Args:
+        wanted: doc hashes of the lines to give; None for all.
 
     Raises:
         UserError: no sample file, or a malformed line.
     """
     seen: Counter[str] = Counter()
-    for line in _lines(result, _object):
-        if line.get("filter", "none") == result.filter:
-            seen[line["doc_hash"]] += 1
-            yield {**line, "doc_hash": _numbered(line["doc_hash"], seen[line["doc_hash"]])}
+    line_type = _line_type(())
+    decoder = msgspec.json.Decoder(line_type)
+    for text, line in _lines(result, lambda text: (text, _decode(decoder, text, line_type))):
+        if line.filter_name != result.filter:
+            continue
+        seen[line.doc_hash] += 1
+        doc_hash = _numbered(line.doc_hash, seen[line.doc_hash])
+        if wanted is None or doc_hash in wanted:
+            yield {**_object(text), "doc_hash": doc_hash}
 
 
 # ---- results files ---------------------------------------------------------------------------
