@@ -265,6 +265,15 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the harness's progress bars and notes, which would scroll the one bar away."""
-    with redirect_stderr(io.StringIO()):
-        yield
+    """Hide the harness's progress bars and notes, which would scroll the one bar away.
+
+    The file descriptor too: the harness asks git for a commit, and git says so where there is none.
+    """
+    kept = os.dup(2)
+    try:
+        with redirect_stderr(io.StringIO()), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
