@@ -6,6 +6,10 @@ single answers from 1 to 10, with a reference answer for math, reasoning and cod
 their text is in this repository: questions come from `HuggingFaceH4/mt_bench_prompts`, judge
 prompts and GPT-4's reference answers from the FastChat release, or all of it from local files.
 
+A question is known by a hash of its text, the hub's `prompt_id`: the hub has no `question_id`, and
+the release no `prompt_id`. Reference answers have a `question_id` alone, so the release's questions
+say which text they belong to.
+
 The texts are foreign: placeholders are filled in one pass, so braces in an answer stay what they
 are. Only the four prompts that rate a single answer are read; the pairwise ones are not.
 """
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 OPTION = "mt_bench_files"
 HUB = "HuggingFaceH4/mt_bench_prompts"
 _RELEASE = "https://raw.githubusercontent.com/lm-sys/FastChat/v0.2.36/fastchat/llm_judge/data"
+QUESTIONS_URL = f"{_RELEASE}/mt_bench/question.jsonl"
 PROMPTS_URL = f"{_RELEASE}/judge_prompts.jsonl"
 REFERENCES_URL = f"{_RELEASE}/mt_bench/reference_answer/gpt-4.jsonl"
 # Categories whose answers are right or wrong: the judge is shown a reference answer.
@@ -43,7 +48,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 class Question(TypedDict):
-    """One question: `turns` are the user's two messages."""
+    """One question: `turns` are the user's two messages, `id` is `identity` of them."""
 
     id: str
     category: str
@@ -64,7 +69,7 @@ class JudgeData:
 
     Attributes:
         prompts: by published name.
-        references: two answers by question id, only of questions that need one.
+        references: two answers by `Question.id`, only of questions that have one.
         sha256: of both, so that ratings by other prompts are not compared.
     """
 
@@ -116,8 +121,7 @@ def judge_data(files: Any = None) -> JudgeData:
             f"The judge prompts lack {', '.join(missing)}; give judge_prompts.jsonl of the "
             f"FastChat release as {OPTION}."
         )
-    found = _parsed(records, _reference) or _parsed(_published(REFERENCES_URL), _reference)
-    references = dict(found)
+    references = _referenced(records)
     used = {name: prompts[name] for name in PROMPT_NAMES.values()}
     told = [{name: asdict(prompt) for name, prompt in used.items()}, references]
     return JudgeData(used, references, _sha256(told))
@@ -189,14 +193,19 @@ def _question(record: Record) -> Question | None:
     if _kind(record) != "question":
         return None
     turns: Any = record.value.get("turns", record.value.get("prompt"))
-    identity = record.value.get("question_id", record.value.get("prompt_id"))
     category = record.value.get("category")
-    if identity is None or not isinstance(category, str) or not _two_texts(turns):
+    if not isinstance(category, str) or not _two_texts(turns):
         raise UserError(
-            f"{record.where} is no MT-Bench question: it needs question_id, category and two "
-            f"turns, but has {', '.join(map(str, record.value))}; {_FORMATS}"
+            f"{record.where} is no MT-Bench question: it needs a category and two turns, but has "
+            f"{', '.join(map(str, record.value))}; {_FORMATS}"
         )
-    return {"id": str(identity), "category": category, "turns": list(turns)}
+    return {"id": identity(turns), "category": category, "turns": list(turns)}
+
+
+def identity(turns: Sequence[str]) -> str:
+    """The hub's `prompt_id`: eight digits or fewer of the sha256 of the turns, joined."""
+    digest = hashlib.sha256("".join(turns).encode("utf-8", "surrogatepass")).hexdigest()
+    return str(int(digest, 16) % 10**8)
 
 
 _FORMATS = "use question.jsonl of the FastChat release or the columns of " + HUB + "."
@@ -221,7 +230,7 @@ def _unique(rows: list[Question]) -> list[Question]:
     seen: set[str] = set()
     for row in rows:
         if row["id"] in seen:
-            raise UserError(f"MT-Bench question {row['id']} is there twice; name one file of it.")
+            raise UserError(f"{_shown(row)} is there twice; name one file of questions.")
         seen.add(row["id"])
     return rows
 
@@ -250,7 +259,23 @@ def _check_placeholders(record: Record, template: str) -> None:
         )
 
 
+def _referenced(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Reference answers by the id of their question."""
+    answers = dict(_parsed(records, _reference) or _parsed(_published(REFERENCES_URL), _reference))
+    numbered = _parsed(records, _numbered) or _parsed(_published(QUESTIONS_URL), _numbered)
+    return {one: answers[number] for number, one in numbered if number in answers}
+
+
+def _numbered(record: Record) -> tuple[str, str] | None:
+    """`question_id` and id of a row of question.jsonl."""
+    question = _question(record)
+    if question is None or "question_id" not in record.value:
+        return None
+    return str(record.value["question_id"]), question["id"]
+
+
 def _reference(record: Record) -> tuple[str, list[str]] | None:
+    """`question_id` and two answers of a row of reference_answer/gpt-4.jsonl."""
     if _kind(record) != "reference":
         return None
     try:
@@ -266,13 +291,18 @@ def _reference(record: Record) -> tuple[str, list[str]] | None:
 
 
 def _references(data: JudgeData, question: Question) -> list[str]:
-    answers = data.references.get(question["id"])
+    answers = data.references.get(identity(question["turns"]))
     if answers is None:
         raise UserError(
-            f"Question {question['id']} ({question['category']}) has no reference answer; give "
-            f"reference_answer/gpt-4.jsonl of the FastChat release as {OPTION}."
+            f"{_shown(question)} ({question['category']}) has no reference answer; give "
+            f"question.jsonl and reference_answer/gpt-4.jsonl of the FastChat release as {OPTION}."
         )
     return answers
+
+
+def _shown(question: Question) -> str:
+    start = " ".join(question["turns"][0].split())[:50]
+    return f"The MT-Bench question {start!r}"
 
 
 def _sha256(value: Any) -> str:

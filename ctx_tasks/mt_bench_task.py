@@ -96,8 +96,8 @@ class SecondTurn(FirstTurn):
         turns, answer = self._answers.get(doc["id"], ([], ""))
         if turns != doc["turns"]:
             raise UserError(
-                f"{self._samples} has no answer to question {doc['id']} as it is asked here; run "
-                "mt_bench again on the same questions, all of them."
+                f"{self._samples} has no answer to {doc['turns'][0][:50]!r}; run mt_bench again on "
+                "the same questions, all of them."
             )
         first = turns[0] if self._indicated else WithoutIndicator(turns[0])
         history = [{"role": "user", "content": first}, {"role": "assistant", "content": answer}]

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ctx_tasks.mt_bench import identity
+
 CATEGORIES = ["writing", "math", "coding", "stem"]
 WITH_REFERENCE = ["math", "coding"]
 _TEMPLATES = {
@@ -40,7 +42,7 @@ def hub_rows(count: int = 8) -> list[dict[str, Any]]:
             "prompt": row["turns"],
             "reference": [],
             "category": row["category"],
-            "prompt_id": row["question_id"],
+            "prompt_id": int(identity(row["turns"])),
         }
         for row in questions(count)
     ]
@@ -135,7 +137,7 @@ def write_answers(
 
 def _sample(row: dict[str, Any], task: str, answer: str) -> dict[str, Any]:
     doc = {
-        "id": str(row["question_id"]),
+        "id": identity(row["turns"]),
         "category": row["category"],
         "turns": row["turns"],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -19,7 +20,14 @@ from ctx_models import nano
 from ctx_models.cli import register_model
 from ctx_tasks.catalogue import task_folder
 from ctx_tasks.errors import UserError
-from ctx_tasks.mt_bench import WITH_REFERENCE, fill, judge_data, judge_messages, questions
+from ctx_tasks.mt_bench import (
+    WITH_REFERENCE,
+    fill,
+    identity,
+    judge_data,
+    judge_messages,
+    questions,
+)
 from ctx_tasks.mt_bench_task import first_samples
 from tests.ctx_tasks import mt_bench_data as data
 
@@ -37,8 +45,9 @@ def test_the_release_and_the_hub_give_the_same_questions(tmp_path):
     second = questions(mt_bench_files=[str(columns)], data_used=hub)["test"]
     assert list(first) == list(second)
     assert len(first) == 8
+    asked = "How high is tower 1?And who built tower 1?"
     assert first[1] == {
-        "id": "901",
+        "id": str(int(hashlib.sha256(asked.encode()).hexdigest(), 16) % 10**8),
         "category": "math",
         "turns": ["How high is tower 1?", "And who built tower 1?"],
     }
@@ -52,7 +61,7 @@ def test_each_turn_has_its_prompt_and_right_or_wrong_categories_a_reference(tmp_
     writing, maths = data.questions(2)
 
     def asked(row: dict[str, Any], turn: int) -> str:
-        question = {"id": str(row["question_id"]), **row}
+        question = {"id": "", **row}
         system, user = judge_messages(found, question, ["One.", "Two."], turn)  # type: ignore[arg-type]
         assert system == {"role": "system", "content": "You are a judge."}
         assert user["role"] == "user"
@@ -78,7 +87,8 @@ def test_what_the_judge_is_told_decides_the_hash_and_nothing_else(tmp_path):
     rows[0]["prompt_template"] += "!"
     data.write_lines(data.write_all(tmp_path / "c") / "judge_prompts.jsonl", rows)
     assert first.sha256 == same.sha256 != judge_data(str(tmp_path / "c")).sha256
-    assert set(first.references) == {"901", "902", "905", "906"}
+    needed = [identity(data.questions()[number]["turns"]) for number in (1, 2, 5, 6)]
+    assert list(first.references) == needed
 
 
 # file name, its rows, what the sentence must say
@@ -89,7 +99,7 @@ BROKEN: dict[str, tuple[str, list[Any], str]] = {
         r"question\.jsonl.*two turns",
     ),
     "no category": ("question.jsonl", [{"question_id": 1, "turns": ["a", "b"]}], "category"),
-    "twice": ("question.jsonl", data.questions(1) * 2, "900 is there twice"),
+    "twice": ("question.jsonl", data.questions(1) * 2, "tower 0.* is there twice"),
     "no question": ("question.jsonl", [], "no MT-Bench question"),
     "prompt missing": ("judge_prompts.jsonl", data.prompts()[1:], "lack single-v1;"),
     "placeholder unknown": (
@@ -128,8 +138,8 @@ def test_broken_data_is_told_in_one_sentence(name, tmp_path):
 def test_a_question_without_its_reference_answer_is_named(tmp_path):
     data.write_lines(data.write_all(tmp_path) / "reference_answer_gpt-4.jsonl", data.references(2))
     row = data.questions()[2]
-    with pytest.raises(UserError, match=r"Question 902 \(coding\) has no reference answer"):
-        judge_messages(judge_data(str(tmp_path)), {"id": "902", **row}, ["a", "b"], 0)  # type: ignore[arg-type,typeddict-item]
+    with pytest.raises(UserError, match=r"tower 2\?' \(coding\) has no reference"):
+        judge_messages(judge_data(str(tmp_path)), {"id": "", **row}, ["a", "b"], 0)  # type: ignore[arg-type,typeddict-item]
 
 
 @pytest.mark.realdata
@@ -137,6 +147,7 @@ def test_the_published_files_are_read_whole():
     rows = list(questions(mt_bench_files=str(REAL))["test"])
     found = judge_data(str(REAL))
     assert len(rows) == 80
+    assert rows[0]["id"] == "44067482"  # the hub's prompt_id of this question
     assert set(Counter(row["category"] for row in rows).values()) == {10}
     for row in rows:
         for turn in (0, 1):
@@ -290,7 +301,8 @@ def test_the_second_turn_is_the_same_over_two_processes(tmp_path):
         )
         shares.append([instance.doc["id"] for instance in task.instances])
         for instance in task.instances:
-            assert f"My answer {int(instance.doc['id']) - 900}." in instance.arguments[0]
+            which = instance.doc["turns"][0][-2]
+            assert f"My answer {which}." in instance.arguments[0]
             instance.resps = ["Two."]
         task.apply_filters()
         pairs = [instance.filtered_resps["none"] for instance in task.instances]
@@ -325,7 +337,7 @@ def test_first_answers_to_other_questions_or_without_template_are_refused(tmp_pa
     model = {"pretrained": str(nano.folder("nano-chat"))}
     path = data.write_answers(tmp_path, 3, model_args=model)
     given = metadata(tmp_path, mt_bench_first=str(tmp_path))
-    with pytest.raises(UserError, match="no answer to question 903"):
+    with pytest.raises(UserError, match="no answer to .*tower 3"):
         evaluate("mt_bench_2turn", model, given)
     path.write_text(
         path.read_text().replace('"chat_template_sha": "0"', '"chat_template_sha": null')
