@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ctx_models import nano
 from ctx_tasks.catalogue import tasks
 from tests import tiny
 
@@ -62,7 +63,8 @@ def test_the_wheel_holds_every_yaml_and_essay(wheel):
     essays = [name for name in names if name.startswith("ctx_tasks/haystack/")]
     assert len([name for name in essays if name.endswith(".txt")]) >= 10
     assert "ctx_tasks/nano/needles.yaml" in names
-    assert "ctx_models/nano/nano-base/model.safetensors" in names
+    for checkpoint in nano.NAMES:
+        assert f"ctx_models/nano/{checkpoint}/model.safetensors" in names
 
 
 def test_installed_from_any_directory_and_gone_when_uninstalled(environment):
