@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -36,8 +37,8 @@ def differences(paths: Sequence[Path]) -> list[str]:
 
 
 def _table(task: str, runs: Sequence[Run]) -> Table:
-    table = Table(title=f"{task}: ratings from 1 to 10", title_justify="left")
-    table.add_column("")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(f"{task}\nrated 1 to 10", no_wrap=True)
     for run in runs:
         results = run.tasks[task]
         table.add_column(

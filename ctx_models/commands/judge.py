@@ -162,7 +162,7 @@ def judge(
     for table in judge_table.tables(done.written):
         console.print(table)
     for said in judge_table.differences(done.written):
-        console.print(said, markup=False, highlight=False)
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     for path in done.written:
         console.print(f"Wrote {path}", markup=False, highlight=False, soft_wrap=True)
     typer.echo(f"ctx-eval: the judge {done.meter.report()}.", err=True)
