@@ -243,7 +243,7 @@ class Endpoint:
         return self._unreachable(error)
 
     def _refused(self, error: Any) -> Reply:
-        said = f"HTTP {error.status_code}: {self.safe(error.message)}"
+        said = f"HTTP {error.status_code}: {self.safe(error.response.text)}"
         if error.status_code in _HOPELESS or error.code == "insufficient_quota":
             raise Stopped(
                 f"The judge at {self._settings.url} refuses model {self._settings.model} ({said}); "
