@@ -96,6 +96,18 @@ def cluster_error(values: np.ndarray, clusters: np.ndarray) -> float:
     return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values))
 
 
+def independent_difference(a: tuple[float, float, int], b: tuple[float, float, int]) -> Difference:
+    """How much more `b` scores than `a`, each (mean, error, n), on different documents.
+
+    Welch's interval with n - 1 degrees of freedom a side.
+    """
+    mean, error = b[0] - a[0], math.hypot(a[1], b[1])
+    below = sum(e**4 / (n - 1) for _, e, n in (a, b) if n > 1)
+    freedom = error**4 / below if below else math.inf
+    reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) if error else 0.0
+    return Difference(mean, error, mean - reach, mean + reach, a[2] + b[2], a[2] + b[2])
+
+
 def mean_difference(parts: Sequence[Difference]) -> Difference:
     """The mean of differences on independent tasks, each counting once.
 

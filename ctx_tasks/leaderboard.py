@@ -1,0 +1,439 @@
+"""The leaderboard: a row per checkpoint and arm, a column per task, what template and remedies do.
+
+Every score has a standard error, cluster-robust where samples were logged (`statistics`), otherwise
+the harness's. In each column the best score is marked, and every score whose difference from it has
+a 95 % interval that holds zero counts as tied: paired where both answered the same documents, as
+independent where they did not (needle documents are measured out in each model's own tokens). These
+intervals are not corrected for the number of rows.
+
+The **template tax** of a checkpoint is raw minus chat, the **gain** of a remedy is remedy minus
+chat: paired, the mean over the context tasks that both have, each counting once.
+
+Within a column only results of one task version, data, limit and generation settings stand beside
+each other. The chat template is the arm here, not a setting; but one checkpoint has one template.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctx_tasks.errors import UserError
+from ctx_tasks.results import Arm, Run, Samples, TaskResult, read_samples
+from ctx_tasks.statistics import (
+    Difference,
+    cluster_error,
+    cluster_numbers,
+    independent_difference,
+    mean_difference,
+    paired_difference,
+)
+
+_HEADINGS = {
+    "nih_recall": "NIH recall",
+    "nih_recall_prefix": "NIH recall",
+    "squad_contains": "SQuAD",
+    "quac_contains": "QuAC",
+    "drop_contains": "DROP",
+    "mt_bench": "MT-Bench",
+    "mt_bench_2turn": "MT-Bench, 2 turns",
+}
+_READING = ("SQuAD", "QuAC", "DROP")
+_CONTEXT = ("NIH recall", *_READING)
+AVERAGE = "Avg."
+# Other prompts and the bundled data are not the benchmark's; their columns say so.
+_KINDS = ("", " (plain)", " (nano)")
+_OWN_GROUPS = ("context_awareness", "nano_context_awareness")
+# What makes the arm may differ within a column.
+_ARM_SETTINGS = ("chat template",)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A score of one row and column.
+
+    Attributes:
+        value, error: the task's primary metric and its standard error; NaN where there is none.
+        n: documents.
+        best, tied: the best of its column, or not distinguishable from it.
+        mark: why it is not comparable with the rest of the column (only under force), else "".
+    """
+
+    value: float
+    error: float
+    n: int
+    best: bool = False
+    tied: bool = False
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A mean difference and the columns over which it was taken."""
+
+    difference: Difference
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One checkpoint, run in one way.
+
+    Attributes:
+        cells: by column.
+        tax: raw minus chat of the same checkpoint, on its chat row.
+        gain: this remedy minus chat of the same checkpoint.
+        results: the result behind each cell; averages have none.
+        runs: the results files.
+    """
+
+    checkpoint: str
+    arm: Arm
+    cells: dict[str, Cell]
+    tax: Change | None
+    gain: Change | None
+    results: dict[str, TaskResult]
+    runs: list[Run]
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a leaderboard shows; `notes` are sentences for the reader."""
+
+    columns: list[str]
+    rows: list[Row]
+    notes: list[str]
+
+
+def board(runs: Sequence[Run], *, force: bool = False) -> Board:
+    """Put runs side by side.
+
+    Args:
+        runs: from `results.read_runs`.
+        force: mark what cannot be compared instead of refusing it.
+
+    Raises:
+        UserError: no runs, or results in one column that cannot be compared.
+    """
+    entries = _entries(runs)
+    if not entries:
+        raise UserError("There is no result to show; give a folder that lm_eval wrote to.")
+    _one_template(entries, force)
+    columns = _columns(entries)
+    marks = {column: _marks(entries, column, force) for column in columns}
+    shown = [*columns, *(average for average, _ in _averages(columns))]
+    rows = [_row(entry, entries, columns, marks) for entry in entries]
+    for column in shown:
+        _judge(rows, entries, column, columns)
+    return Board(_ordered(shown), rows, _notes(entries))
+
+
+def heading(task: str) -> str:
+    """The column a task stands in: "SQuAD", "SQuAD (plain)", "SQuAD (nano)", or its own name."""
+    nano = task.startswith("nano_")
+    name = task.removeprefix("nano_")
+    plain = name.endswith("_plain")
+    known = _HEADINGS.get(name.removesuffix("_plain"))
+    if known is None:
+        return task
+    return known + (" (plain)" if plain else "") + (" (nano)" if nano else "")
+
+
+# ---- rows before they are judged ---------------------------------------------------------------
+
+
+@dataclass
+class _Entry:
+    """A row's results by column, with samples read once."""
+
+    checkpoint: str
+    identity: str
+    arm: Arm
+    runs: list[Run] = field(default_factory=list)
+    results: dict[str, tuple[TaskResult, Path]] = field(default_factory=dict)
+    _samples: dict[str, Samples | None] = field(default_factory=dict)
+
+    @cached_property
+    def model(self) -> tuple[str, str]:
+        return self.checkpoint, self.identity
+
+    @property
+    def logged(self) -> bool:
+        """Whether all its tasks have samples; groups never do."""
+        tasks = [result for result, _ in self.results.values() if not result.members]
+        return all(result.samples_file is not None for result in tasks)
+
+    def samples(self, column: str) -> Samples | None:
+        """The samples of a column's result; None where they were not logged."""
+        if column not in self._samples:
+            result = self.results[column][0]
+            logged = result.samples_file is not None
+            self._samples[column] = read_samples(result) if logged else None
+        return self._samples[column]
+
+    def metric(self, column: str) -> str:
+        return self.results[column][0].primary
+
+    def values(self, column: str) -> tuple[np.ndarray, Sequence[str]] | None:
+        """Scores and clusters of the documents that have a score."""
+        found = self.samples(column)
+        if found is None:
+            return None
+        scores = found.scores[self.metric(column)]
+        kept = np.flatnonzero(~np.isnan(scores))
+        return scores[kept], [found.clusters[place] for place in kept]
+
+
+def _entries(runs: Sequence[Run]) -> list[_Entry]:
+    entries: dict[tuple[str, str, Arm], _Entry] = {}
+    for run in runs:
+        key = (run.checkpoint, run.identity, run.arm)
+        entry = entries.setdefault(key, _Entry(*key))
+        entry.runs.append(run)
+        hidden = {m for group in run.tasks.values() if not _own(group) for m in group.members}
+        for name, result in run.tasks.items():
+            if name not in hidden and name not in _OWN_GROUPS:
+                _put(entry, heading(name), result, run.path)
+    return [entry for entry in entries.values() if entry.results]
+
+
+def _own(result: TaskResult) -> bool:
+    return result.task in _OWN_GROUPS
+
+
+def _put(entry: _Entry, column: str, result: TaskResult, path: Path) -> None:
+    taken = entry.results.setdefault(column, (result, path))
+    if taken[0].task != result.task:
+        raise UserError(
+            f"{taken[0].task} ({taken[1]}) and {result.task} ({path}) are one column and one row; "
+            "show their folders apart."
+        )
+
+
+def _columns(entries: Iterable[_Entry]) -> list[str]:
+    return list(dict.fromkeys(column for entry in entries for column in entry.results))
+
+
+def _averages(columns: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """The averages that can be taken: name, and the four columns."""
+    # The needle test has no other prompt for models tuned on UltraChat.
+    sets = [
+        (
+            AVERAGE + kind,
+            ("NIH recall" + kind.replace(" (plain)", ""), *(n + kind for n in _READING)),
+        )
+        for kind in _KINDS
+    ]
+    return [(name, four) for name, four in sets if set(four) <= set(columns)]
+
+
+def _ordered(columns: Sequence[str]) -> list[str]:
+    known = [name + kind for kind in _KINDS for name in (*_CONTEXT, AVERAGE)]
+    known += dict.fromkeys(_HEADINGS.values())
+    rank = {name: place for place, name in enumerate(known)}
+    return sorted(columns, key=lambda name: (rank.get(name, len(rank)), name))
+
+
+def _row(
+    entry: _Entry,
+    entries: Sequence[_Entry],
+    columns: Sequence[str],
+    marks: dict[str, dict[int, str]],
+) -> Row:
+    cells = {
+        column: replace(_cell(entry, column), mark=marks[column].get(id(entry), ""))
+        for column in columns
+        if column in entry.results
+    }
+    for name, four in _averages(columns):
+        if set(four) <= set(cells):
+            cells[name] = _average([cells[column] for column in four])
+    by_arm = {other.arm: other for other in entries if other.model == entry.model}
+    chat, raw = by_arm.get(Arm(chat=True)), by_arm.get(Arm(chat=False))
+    arm = entry.arm
+    remedy = arm.chat and arm != Arm(chat=True)
+    return Row(
+        entry.checkpoint,
+        arm,
+        cells,
+        _change(entry, raw) if raw is not None and arm == Arm(chat=True) else None,
+        _change(chat, entry) if chat is not None and remedy else None,
+        {column: result for column, (result, _) in entry.results.items()},
+        entry.runs,
+    )
+
+
+def _cell(entry: _Entry, column: str) -> Cell:
+    result = entry.results[column][0]
+    reported = result.metrics[result.primary]
+    found = entry.values(column)
+    if found is None or not len(found[0]):
+        error = math.nan if reported.error is None else reported.error
+        return Cell(reported.value, error, result.n)
+    values, clusters = found
+    return Cell(reported.value, cluster_error(values, cluster_numbers(clusters)), len(values))
+
+
+def _average(cells: Sequence[Cell]) -> Cell:
+    error = float(np.sqrt(np.sum([cell.error**2 for cell in cells]))) / len(cells)
+    mark = "; ".join(dict.fromkeys(cell.mark for cell in cells if cell.mark))
+    mean = float(np.mean([cell.value for cell in cells]))
+    return Cell(mean, error, sum(cell.n for cell in cells), mark=mark)
+
+
+def _change(before: _Entry, after: _Entry) -> Change | None:
+    """Paired mean change over the context columns both have samples of, of one kind of data."""
+    for kind in _KINDS:
+        shared = [name + kind for name in _CONTEXT if _paired(before, after, name + kind)]
+        if shared:
+            parts = [_difference(before, after, column) for column in shared]
+            return Change(mean_difference(parts), tuple(shared))
+    return None
+
+
+def _paired(a: _Entry, b: _Entry, column: str) -> bool:
+    """Whether both answered the same documents."""
+    if column not in a.results or column not in b.results or a.metric(column) != b.metric(column):
+        return False
+    first, second = a.samples(column), b.samples(column)
+    return first is not None and second is not None and _same(first, second)
+
+
+def _same(a: Samples, b: Samples) -> bool:
+    return a.doc_hashes == b.doc_hashes or set(a.doc_hashes) == set(b.doc_hashes)
+
+
+def _difference(before: _Entry, after: _Entry, column: str) -> Difference:
+    first, second = before.samples(column), after.samples(column)
+    assert first is not None
+    assert second is not None
+    return paired_difference(first, second, after.metric(column))
+
+
+# ---- best and tied -----------------------------------------------------------------------------
+
+
+def _judge(
+    rows: Sequence[Row], entries: Sequence[_Entry], column: str, columns: Sequence[str]
+) -> None:
+    """Mark the best cell of a column and those tied with it."""
+    parts = dict(_averages(columns)).get(column, (column,))
+    having = [
+        (row, entry)
+        for row, entry in zip(rows, entries, strict=True)
+        if column in row.cells and not math.isnan(row.cells[column].value)
+    ]
+    if len(having) < 2:
+        return
+    sign = 1 if _higher_is_better(having[0][1], parts[0]) else -1
+    best_row, best = max(having, key=lambda pair: sign * pair[0].cells[column].value)
+    for row, entry in having:
+        if row is best_row:
+            row.cells[column] = replace(row.cells[column], best=True)
+        else:
+            apart = _apart(best, best_row, entry, row, parts)
+            row.cells[column] = replace(row.cells[column], tied=not apart.clear)
+
+
+def _higher_is_better(entry: _Entry, column: str) -> bool:
+    result = entry.results[column][0]
+    return result.metrics[result.primary].higher_is_better
+
+
+def _apart(
+    best: _Entry, best_row: Row, other: _Entry, row: Row, columns: Sequence[str]
+) -> Difference:
+    return mean_difference(
+        [
+            _difference(best, other, column)
+            if _paired(best, other, column)
+            else _unpaired(best_row.cells[column], row.cells[column])
+            for column in columns
+        ]
+    )
+
+
+def _unpaired(a: Cell, b: Cell) -> Difference:
+    return independent_difference((a.value, a.error, a.n), (b.value, b.error, b.n))
+
+
+# ---- what may stand side by side -----------------------------------------------------------------
+
+
+def _one_template(entries: Sequence[_Entry], force: bool) -> None:
+    seen: dict[tuple[str, str], tuple[Any, Path]] = {}
+    for entry in entries:
+        for result, path in entry.results.values():
+            template = result.settings["chat template"]
+            if not entry.arm.chat or template is None:
+                continue
+            first, where = seen.setdefault(entry.model, (template, path))
+            if first != template and not force:
+                _refuse("chat template", entry.checkpoint, (first, where), (template, path))
+
+
+def _marks(entries: Sequence[_Entry], column: str, force: bool) -> dict[int, str]:
+    """What each entry (by id) has unlike most of its column."""
+    having = [(entry, *entry.results[column]) for entry in entries if column in entry.results]
+    marks: dict[int, list[str]] = {}
+    for name in having[0][1].settings:
+        if name in _ARM_SETTINGS:
+            continue
+        values = [_plain(result.settings[name]) for _, result, _ in having]
+        usual = Counter(values).most_common(1)[0][0]
+        place = values.index(usual)
+        for (entry, result, path), value in zip(having, values, strict=True):
+            if value != usual and not force:
+                other = having[place]
+                first = (other[1].settings[name], other[2])
+                _refuse(name, column, first, (result.settings[name], path))
+            if value != usual:
+                marks.setdefault(id(entry), []).append(name)
+    return {key: ", ".join(names) for key, names in marks.items()}
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _refuse(name: str, where: str, first: tuple[Any, Path], second: tuple[Any, Path]) -> None:
+    a, b = (_clipped(value) for value in _differing(first[0], second[0]))
+    raise UserError(
+        f"{where}: {name} is {a} in {first[1]} but {b} in {second[1]}; run them alike, or show "
+        "them with a mark (--force)."
+    )
+
+
+def _differing(a: Any, b: Any) -> tuple[Any, Any]:
+    """Of two mappings only the entries that differ."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return a, b
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    return {key: a.get(key) for key in keys}, {key: b.get(key) for key in keys}
+
+
+def _clipped(value: Any, most: int = 120) -> str:
+    text = _plain(value)
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def _notes(entries: Sequence[_Entry]) -> list[str]:
+    notes = []
+    unlogged = [entry for entry in entries if not entry.logged]
+    if unlogged:
+        names = ", ".join(f"{entry.checkpoint} ({entry.arm.name})" for entry in unlogged)
+        notes.append(
+            f"Without --log_samples: {names}; errors there are the harness's, which take documents "
+            "as independent, and nothing is paired."
+        )
+    if any(column.endswith("(nano)") for entry in entries for column in entry.results):
+        notes.append("(nano): bundled questions, no benchmark.")
+    return notes
