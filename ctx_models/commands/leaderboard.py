@@ -1,0 +1,81 @@
+"""`ctx-eval leaderboard`: checkpoints and arms side by side."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctx_tasks.errors import UserError
+
+
+class Format(str, Enum):
+    """How a leaderboard is shown."""
+
+    terminal = "terminal"
+    md = "md"
+    csv = "csv"
+    json = "json"
+    html = "html"
+
+
+def command(
+    results: Annotated[
+        list[Path], typer.Argument(help="Folders lm_eval wrote to (--log_samples), or files.")
+    ],
+    format: Annotated[Format, typer.Option("--format", help="html needs --output.")] = (
+        Format.terminal
+    ),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; default: the terminal.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Mark what cannot be compared, do not refuse it.")
+    ] = False,
+) -> None:
+    """Compare checkpoints and arms: scores with errors, template tax, gain of each remedy.
+
+    \b
+    Examples:
+      ctx-eval leaderboard results/
+      ctx-eval leaderboard results/ --format html -o leaderboard.html
+    """
+    from ctx_tasks import leaderboard_formats as formats
+    from ctx_tasks.leaderboard import board
+    from ctx_tasks.results import read_runs
+
+    if format is Format.html and output is None:
+        raise UserError("--format html is a page: name its file, such as --output report.html.")
+    made = board(read_runs(results), force=force)
+    if format is Format.html:
+        from ctx_tasks import report
+
+        assert output is not None
+        report.write(made, output)
+    elif format is Format.terminal and output is None:
+        formats.show(made)
+    else:
+        texts = {
+            Format.terminal: formats.plain,
+            Format.md: formats.markdown,
+            Format.csv: formats.comma_separated,
+            Format.json: formats.as_json,
+        }
+        put(texts[format](made), output)
+
+
+def put(text: str, output: Path | None) -> None:
+    """Print `text`, or write it to a file whole or not at all."""
+    if output is None:
+        sys.stdout.write(text)
+        return
+    temporary = output.with_name(f".{output.name}.tmp")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(output)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written ({error}).") from error

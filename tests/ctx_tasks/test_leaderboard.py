@@ -1,0 +1,244 @@
+"""The leaderboard: rows, errors, ties, tax, gains, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ctx_models.cli import main
+from ctx_tasks import leaderboard_formats as formats
+from ctx_tasks.errors import UserError
+from ctx_tasks.leaderboard import board, heading
+from ctx_tasks.results import read_runs
+from tests.ctx_tasks.result_files import sample, write_run
+
+FOUR = ("nih_recall", "squad_contains", "quac_contains", "drop_contains")
+N = 40
+
+
+def lines(scores, **doc):
+    return [sample(score, number, **doc) for number, score in enumerate(scores)]
+
+
+def hits(count: int):
+    return lines([1.0] * count + [0.0] * (N - count))
+
+
+def write(folder, count: int, tasks=FOUR, **settings):
+    return write_run(folder, {task: hits(count) for task in tasks}, **settings)
+
+
+def steered(**ctx):
+    return {"ctx": {"alpha": 0.5, "schedule": "constant", "steer_generated": True, **ctx}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """One checkpoint raw 30, chat 20, steered 25 of 40."""
+    write(tmp_path / "raw", 30)
+    write(tmp_path / "chat", 20, chat=True)
+    write(tmp_path / "steered", 25, chat=True, config=steered())
+    return tmp_path
+
+
+def rows(folder, **options):
+    return {row.arm.name: row for row in board(read_runs([folder]), **options).rows}
+
+
+def test_tax_and_gain_are_paired_means_over_the_four_tasks(folder):
+    found = rows(folder)
+    tax, gain = found["chat"].tax, found["chat, α 0.5 constant"].gain
+    assert found["raw"].tax is found["raw"].gain is None
+    assert tax.difference.mean == pytest.approx(0.25)
+    assert gain.difference.mean == pytest.approx(0.125)
+    assert tax.columns == ("NIH recall", "SQuAD", "QuAC", "DROP")
+    changes = np.array([1.0] * 10 + [0.0] * 30)
+    assert tax.difference.error == pytest.approx(stats.sem(changes) / 2)
+
+
+def test_the_average_counts_each_task_once(tmp_path):
+    tasks = {task: hits(10 * number) for number, task in enumerate(FOUR)}
+    tasks["squad_contains"] = tasks["squad_contains"][:20]
+    write_run(tmp_path, tasks)
+    [row] = board(read_runs([tmp_path])).rows
+    assert row.cells["Avg."].value == pytest.approx((0 + 0.5 + 0.5 + 0.75) / 4)
+    parts = [row.cells[name].error for name in ("NIH recall", "SQuAD", "QuAC", "DROP")]
+    assert row.cells["Avg."].error == pytest.approx(math.sqrt(sum(e**2 for e in parts)) / 4)
+
+
+def test_errors_are_clustered_by_passage(tmp_path):
+    """Each document five times on one passage: the error of eight, not of forty."""
+    values = [1, 0, 1, 1, 0, 1, 0, 0]
+    shared = [
+        sample(float(values[number // 5]), number, passage_id=number // 5) for number in range(N)
+    ]
+    write_run(tmp_path, {"squad_contains": shared})
+    [row] = board(read_runs([tmp_path])).rows
+    assert row.cells["SQuAD"].error == pytest.approx(stats.sem(values))
+
+
+def test_without_samples_errors_are_the_harnesss_and_a_note_says_so(tmp_path):
+    write(tmp_path / "raw", 30, log_samples=False)
+    write(tmp_path / "chat", 20, chat=True)
+    made = board(read_runs([tmp_path]))
+    cells = {row.arm.name: row.cells["SQuAD"] for row in made.rows}
+    assert cells["raw"].error == 0.01
+    assert all(row.tax is None for row in made.rows)
+    assert "--log_samples" in made.notes[0]
+
+
+def test_the_best_is_marked_and_what_is_paired_with_it_may_tie(tmp_path):
+    write(tmp_path / "a", 30, model="a")
+    write(tmp_path / "b", 29, model="b")
+    write(tmp_path / "c", 10, model="c")
+    cells = {row.checkpoint: row.cells["SQuAD"] for row in board(read_runs([tmp_path])).rows}
+    assert [cells[name].best for name in "abc"] == [True, False, False]
+    assert [cells[name].tied for name in "abc"] == [False, True, False]
+
+
+def test_different_documents_are_compared_unpaired(tmp_path):
+    """Needle documents are measured out in tokens of each model."""
+    write_run(tmp_path / "a", {"nih_recall": hits(30)}, model="a")
+    others = [sample(float(i < 24), i, text="longer") for i in range(N)]
+    write_run(tmp_path / "b", {"nih_recall": others}, model="b")
+    cells = {row.checkpoint: row.cells["NIH recall"] for row in board(read_runs([tmp_path])).rows}
+    # Paired it would be clear; as independent samples 30 and 24 of 40 are not.
+    assert cells["b"].tied
+
+
+def test_lower_is_better_where_the_task_says_so(tmp_path):
+    for name, value in (("a", 5.0), ("b", 9.0)):
+        tasks = {"perplexity_task": lines([value + i % 2 for i in range(N)])}
+        write_run(tmp_path / name, tasks, model=name, higher_is_better=False)
+    cells = {row.checkpoint: row.cells for row in board(read_runs([tmp_path])).rows}
+    assert cells["a"]["perplexity_task"].best
+    assert not cells["b"]["perplexity_task"].tied
+
+
+def test_a_begun_answer_is_compared_on_the_needle_test_alone(folder):
+    prefix = {"gen_prefix": "The answer is"}
+    write(folder / "p", 35, ["nih_recall_prefix"], chat=True, task_config=prefix)
+    gain = rows(folder)["chat, prefix"].gain
+    assert gain.columns == ("NIH recall",)
+    assert gain.difference.mean == pytest.approx(15 / 40)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("nih_recall_prefix", "NIH recall"),
+        ("squad_contains_plain", "SQuAD (plain)"),
+        ("nano_drop_contains", "DROP (nano)"),
+        ("mt_bench", "MT-Bench"),
+        ("mmlu", "mmlu"),
+    ],
+)
+def test_bundled_data_and_other_prompts_have_columns_of_their_own(task, expected):
+    assert heading(task) == expected
+
+
+def test_a_group_of_others_is_one_column_and_ours_is_computed(tmp_path):
+    groups = {"mmlu": ["mmlu_law"], "context_awareness": ["squad_contains"]}
+    tasks = {name: hits(20) for name in ("mmlu", "mmlu_law", "context_awareness", "squad_contains")}
+    write_run(tmp_path, tasks, group_subtasks=groups, log_samples=False)
+    assert board(read_runs([tmp_path])).columns == ["SQuAD", "mmlu"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"versions": {"squad_contains": 2.0}}, "SQuAD: task version is 1.0 in .* but 2.0 in"),
+        ({"config": {"limit": 10}}, "limit is null in .* but 10 in"),
+        ({"system_instruction_sha": "x"}, 'system prompt is null in .* but "x"'),
+        (
+            {"task_config": {"generation_kwargs": {"max_gen_toks": 9}}},
+            r'generation settings is \{"max_gen_toks": null\} in .* but \{"max_gen_toks": 9\}',
+        ),
+        (
+            {"task_config": {"metadata": {"data_used": {"sha256": "x", "rows": 3}}}},
+            "data is .* but .*sha256",
+        ),
+        (
+            {"task_config": {"metadata": {"data_used": {"sha256": "x", "lengths": 3}}}},
+            "data is|haystack is",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_or_marked(tmp_path, change, message):
+    for name in ("a", "b"):
+        write(tmp_path / name, 20, ["squad_contains"], model=name)
+    write(tmp_path / "c", 30, ["squad_contains"], model="c", **change)
+    with pytest.raises(UserError, match=message) as raised:
+        board(read_runs([tmp_path]))
+    assert str(tmp_path / "c") in str(raised.value)
+    made = board(read_runs([tmp_path]), force=True)
+    assert [bool(row.cells["SQuAD"].mark) for row in made.rows] == [False, False, True]
+    assert "30 ±" not in formats.plain(made)
+    assert "!" in formats.plain(made)
+
+
+def test_two_templates_of_one_checkpoint_are_refused(folder):
+    write(folder / "other", 20, chat=True, config=steered(alpha=0.9), chat_template_sha="other")
+    with pytest.raises(UserError, match='model: chat template is "abc" in .* but "other" in'):
+        board(read_runs([folder]))
+
+
+def test_every_format_holds_every_row(folder):
+    made = board(read_runs([folder]))
+    names = [row.arm.name for row in made.rows]
+    for text in (formats.plain(made), formats.markdown(made)):
+        assert all(name in text for name in names)
+    read = list(csv.DictReader(io.StringIO(formats.comma_separated(made))))
+    assert [row["arm"] for row in read] == names
+    assert float(read[0]["SQuAD value"]) == made.rows[0].cells["SQuAD"].value
+    content = json.loads(formats.as_json(made))
+    assert [row["arm"]["name"] for row in content["rows"]] == names
+    assert content["rows"][0]["cells"]["Avg."]["n"] == 160
+
+
+def test_foreign_names_are_no_markup(tmp_path):
+    write(tmp_path, 20, ["squad_contains"], model="[red]|<b>*x*")
+    made = board(read_runs([tmp_path]))
+    assert "[red]|<b>*x*" in formats.plain(made)
+    assert r"\[red\]\|\<b\>\*x\*" in formats.markdown(made)
+
+
+def test_a_score_that_is_no_number_is_a_dash(tmp_path):
+    write(tmp_path, 20, ["squad_contains"])
+    path = next(tmp_path.glob("results_*"))
+    path.write_text(path.read_text().replace('"score,none": 0.5', '"score,none": NaN'))
+    made = board(read_runs([tmp_path]))
+    assert formats.score(made.rows[0].cells["SQuAD"]) == "-"
+    assert json.loads(formats.as_json(made))["rows"][0]["cells"]["SQuAD"]["value"] is None
+
+
+def test_the_command_prints_and_writes(folder, capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["leaderboard", str(folder), "--format", "md", "-o", str(folder / "out" / "board.md")])
+    assert done.value.code == 0
+    assert (folder / "out" / "board.md").read_text().startswith("| checkpoint |")
+    with pytest.raises(SystemExit) as done:
+        main(["leaderboard", str(folder)])
+    assert done.value.code == 0
+    assert "+0.250 [" in capsys.readouterr().out
+
+
+def test_mistakes_are_one_sentence(tmp_path):
+    for arguments, message in [
+        ([str(tmp_path / "nowhere")], "does not exist"),
+        ([str(tmp_path)], "holds no results"),
+        ([str(tmp_path), "--format", "html"], "name its file"),
+    ]:
+        command = [sys.executable, "-m", "ctx_models.cli", "leaderboard", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
