@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from ctx_tasks.comparison import parts, plain
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import Arm, Run, Samples, TaskResult, read_samples
 from ctx_tasks.statistics import (
@@ -406,24 +407,11 @@ def _plain(value: Any) -> str:
 
 
 def _refuse(name: str, where: str, first: tuple[Any, Path], second: tuple[Any, Path]) -> None:
-    a, b = (_clipped(value) for value in _differing(first[0], second[0]))
+    a, b = (plain(value) for value in parts(first[0], second[0]))
     raise UserError(
         f"{where}: {name} is {a} in {first[1]} but {b} in {second[1]}; run them alike, or show "
         "them with a mark (--force)."
     )
-
-
-def _differing(a: Any, b: Any) -> tuple[Any, Any]:
-    """Of two mappings only the entries that differ."""
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return a, b
-    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
-    return {key: a.get(key) for key in keys}, {key: b.get(key) for key in keys}
-
-
-def _clipped(value: Any, most: int = 120) -> str:
-    text = _plain(value)
-    return text if len(text) <= most else text[:most] + "…"
 
 
 def _notes(entries: Sequence[_Entry]) -> list[str]:

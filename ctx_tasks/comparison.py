@@ -1,0 +1,212 @@
+"""`compare A B`: two runs on the same documents, task by task.
+
+The difference is B minus A, paired by document, with a percentile interval of a bootstrap over
+whole clusters (questions on one passage; needle cells with one needle where there are several).
+McNemar's exact test looks at the documents that flipped: for scores of 0 and 1 from miss to hit and
+back, for others (needle recall) from a lower to a higher score, where it is the sign test. It takes
+documents as independent; the interval does not. Its p-values are corrected by Holm over the tasks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ctx_tasks.errors import UserError
+from ctx_tasks.results import Run, Samples, TaskResult, read_documents, read_samples
+from ctx_tasks.statistics import Difference, holm, mcnemar, paired_changes, paired_difference
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """One task of two runs.
+
+    Attributes:
+        before, after: the metric's mean over the shared documents.
+        gained, lost: documents whose score rose and fell.
+        p: McNemar's, corrected over the tasks.
+        mark: settings in which the two differ (only under force), else "".
+    """
+
+    task: str
+    metric: str
+    before: float
+    after: float
+    difference: Difference
+    gained: int
+    lost: int
+    p: float
+    mark: str
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A document whose score changed."""
+
+    task: str
+    doc_hash: str
+    before: float
+    after: float
+    question: str
+    target: str
+    output_before: str
+    output_after: str
+
+
+def compare(a: Run, b: Run, *, force: bool = False) -> list[TaskComparison]:
+    """Compare every task both runs have.
+
+    Raises:
+        UserError: no task or no document in both, or settings that differ (unless `force`).
+    """
+    found = [_compare(a, b, task, force) for task in shared_tasks(a, b)]
+    corrected = holm([one.p for one in found])
+    return [replace(one, p=p) for one, p in zip(found, corrected, strict=True)]
+
+
+def shared_tasks(a: Run, b: Run) -> list[str]:
+    """Names of the tasks (no groups) both runs have.
+
+    Raises:
+        UserError: there is none.
+    """
+    shared = [name for name, result in a.tasks.items() if name in b.tasks and not result.members]
+    if not shared:
+        raise UserError(
+            f"{a.path} has {', '.join(a.tasks)} and {b.path} has {', '.join(b.tasks)}: no task in "
+            "both; compare runs of the same tasks."
+        )
+    return shared
+
+
+def flips(a: Run, b: Run, task: str) -> Iterator[Flip]:
+    """The documents whose score changed, in the order of `b`'s file."""
+    metric = b.tasks[task].primary
+    before = {line["doc_hash"]: line for line in read_documents(a.tasks[task])}
+    for line in read_documents(b.tasks[task]):
+        old = before.get(line["doc_hash"])
+        if old is not None and _flipped(old.get(metric), line.get(metric)):
+            yield _flip(task, metric, old, line)
+
+
+def _flipped(before: Any, after: Any) -> bool:
+    return before is not None and after is not None and before != after
+
+
+def _flip(task: str, metric: str, before: dict[str, Any], after: dict[str, Any]) -> Flip:
+    doc = after["doc"] if isinstance(after["doc"], dict) else {}
+    return Flip(
+        task,
+        after["doc_hash"],
+        float(before[metric]),
+        float(after[metric]),
+        str(doc.get("question", "")),
+        str(after.get("target", "")),
+        _output(before),
+        _output(after),
+    )
+
+
+def _output(line: dict[str, Any]) -> str:
+    kept = line.get("filtered_resps") or [""]
+    return kept[0] if isinstance(kept[0], str) else json.dumps(kept[0])
+
+
+def _compare(a: Run, b: Run, task: str, force: bool) -> TaskComparison:
+    first, second = a.tasks[task], b.tasks[task]
+    mark = differing(a, b, task, force)
+    before, after = read_samples(first), read_samples(second)
+    metric = _metric(first, second)
+    _require_same(before, after, task, a, b, force)
+    changes, _ = paired_changes(before, after, metric)
+    gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
+    return TaskComparison(
+        task,
+        metric,
+        *_means(before, after, metric),
+        paired_difference(before, after, metric, RESAMPLES),
+        gained,
+        lost,
+        mcnemar(gained, lost),
+        mark,
+    )
+
+
+def _metric(a: TaskResult, b: TaskResult) -> str:
+    if a.primary not in b.metrics:
+        raise UserError(
+            f"{a.task} has {', '.join(a.metrics)} in one run but {', '.join(b.metrics)} in the "
+            "other; evaluate both with one version of the task."
+        )
+    return a.primary
+
+
+def _means(a: Samples, b: Samples, metric: str) -> tuple[float, float]:
+    """Means over the documents both have a score for."""
+    old = dict(zip(a.doc_hashes, a.scores[metric], strict=True))
+    pairs = [
+        (old[doc_hash], score)
+        for doc_hash, score in zip(b.doc_hashes, b.scores[metric], strict=True)
+        if doc_hash in old and not np.isnan(old[doc_hash]) and not np.isnan(score)
+    ]
+    before, after = np.array(pairs, dtype=float).reshape(-1, 2).mean(axis=0)
+    return float(before), float(after)
+
+
+def _require_same(a: Samples, b: Samples, task: str, one: Run, two: Run, force: bool) -> None:
+    first, second = set(a.doc_hashes), set(b.doc_hashes)
+    if first != second and (not force or not first & second):
+        raise UserError(
+            f"{task}: {one.path} has {len(first)} documents and {two.path} {len(second)}, of which "
+            f"{len(first & second)} are the same; evaluate both on the same documents (needle "
+            "documents depend on the model's tokenizer), or compare what they share (--force)."
+        )
+
+
+def differing(a: Run, b: Run, task: str, force: bool = False) -> str:
+    """Names of the settings in which two results differ; "" for none.
+
+    Raises:
+        UserError: there is one, and not `force`; says both values.
+    """
+    first, second = a.tasks[task].settings, b.tasks[task].settings
+    names = [name for name in first if first[name] != second.get(name)]
+    if names and not force:
+        one, two = parts(first[names[0]], second[names[0]])
+        raise UserError(
+            f"{task}: {names[0]} is {plain(one)} in {a.path} but {plain(two)} in {b.path}; run "
+            "them alike, or compare them all the same with a mark (--force)."
+        )
+    return ", ".join(names)
+
+
+def plain(value: Any, most: int = 120) -> str:
+    """A setting as short text."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def parts(a: Any, b: Any) -> tuple[Any, Any]:
+    """Of two mappings only the entries that differ; other values as they are."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return a, b
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    return {key: a.get(key) for key in keys}, {key: b.get(key) for key in keys}
+
+
+def one_run(runs: Sequence[Run], named: str) -> Run:
+    """The one run of a folder or file.
+
+    Raises:
+        UserError: several checkpoints or arms; lists them.
+    """
+    if len({(run.checkpoint, run.identity, run.arm) for run in runs}) > 1:
+        listed = "; ".join(f"{run.checkpoint}, {run.arm.name}: {run.path}" for run in runs)
+        raise UserError(f"{named} holds several runs; name the results file of one: {listed}.")
+    return replace(runs[0], tasks={name: r for run in runs for name, r in run.tasks.items()})

@@ -1,0 +1,124 @@
+"""Two runs on the same documents: differences, tests, flips, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ctx_models.cli import main
+from ctx_tasks.comparison import compare, flips, one_run
+from ctx_tasks.errors import UserError
+from ctx_tasks.results import read_runs
+from tests.ctx_tasks.result_files import sample, write_run
+
+BEFORE = [1.0] * 20 + [0.0] * 20
+AFTER = [1.0] * 18 + [0.0] * 2 + [1.0] * 9 + [0.0] * 11
+
+
+def lines(scores, **doc):
+    return [sample(score, number, **doc) for number, score in enumerate(scores)]
+
+
+def run(folder, scores, task="squad_contains", **settings):
+    write_run(folder, {task: lines(scores)}, **settings)
+    return read_runs([folder])[0]
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return run(tmp_path / "a", BEFORE), run(tmp_path / "b", AFTER)
+
+
+def test_difference_counts_and_mcnemar(pair):
+    [found] = compare(*pair)
+    assert (found.before, found.after) == (0.5, 0.675)
+    assert found.difference.mean == pytest.approx(0.175)
+    assert (found.gained, found.lost) == (9, 2)
+    assert found.p == pytest.approx(stats.binomtest(2, 11).pvalue)
+    changes = np.array(AFTER) - BEFORE
+    half = 1.96 * stats.sem(changes)
+    assert found.difference.low == pytest.approx(0.175 - half, abs=0.03)
+    assert found.difference.high == pytest.approx(0.175 + half, abs=0.03)
+
+
+def test_questions_on_one_passage_are_one_cluster(tmp_path):
+    """Forty questions on two passages, all of one gained: the interval holds nearly anything."""
+    scores = {"a": [0.0] * 40, "b": [1.0] * 20 + [0.0] * 20}
+    runs = []
+    for name, values in scores.items():
+        shared = [sample(score, i, passage_id=i // 20) for i, score in enumerate(values)]
+        write_run(tmp_path / name, {"squad_contains": shared})
+        runs += read_runs([tmp_path / name])
+    [found] = compare(*runs)
+    assert found.difference.clusters == 2
+    assert (found.difference.low, found.difference.high) == (0.0, 1.0)
+
+
+def test_p_is_corrected_over_the_tasks(tmp_path):
+    runs = []
+    for name, scores in (("a", BEFORE), ("b", AFTER)):
+        tasks = {"squad_contains": lines(scores), "quac_contains": lines(BEFORE)}
+        write_run(tmp_path / name, tasks)
+        runs += read_runs([tmp_path / name])
+    first, second = compare(*runs)
+    assert first.p == pytest.approx(2 * stats.binomtest(2, 11).pvalue)
+    assert second.p == 1.0
+
+
+def test_flipped_documents_are_shown_whole(pair):
+    found = list(flips(*pair, "squad_contains"))
+    assert len(found) == 11
+    assert (found[0].question, found[0].before, found[0].after) == ("question 18", 1.0, 0.0)
+    assert (found[0].output_after, found[0].target) == ("answer 18", "yes")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chat": True}, 'chat template is null in .* but "abc" in'),
+        ({"versions": {"squad_contains": 2.0}}, "task version is 1.0 in .* but 2.0 in"),
+        ({"config": {"limit": 3}}, "limit is null in .* but 3 in"),
+    ],
+)
+def test_different_settings_are_refused_or_marked(tmp_path, pair, change, message):
+    other = run(tmp_path / "c", AFTER, **change)
+    with pytest.raises(UserError, match=message):
+        compare(pair[0], other)
+    [found] = compare(pair[0], other, force=True)
+    assert found.mark
+
+
+def test_other_documents_are_refused(tmp_path, pair):
+    fewer = run(tmp_path / "c", AFTER[:30])
+    with pytest.raises(UserError, match="40 documents and .* 30, of which 30 are the same"):
+        compare(pair[0], fewer)
+    [found] = compare(pair[0], fewer, force=True)
+    assert found.difference.n == 30
+    write_run(tmp_path / "d", {"squad_contains": lines(AFTER, text="other")})
+    [other] = read_runs([tmp_path / "d"])
+    with pytest.raises(UserError, match="0 are the same"):
+        compare(pair[0], other, force=True)
+
+
+def test_no_common_task_and_several_runs_are_refused(tmp_path, pair):
+    other = run(tmp_path / "c", BEFORE, task="quac_contains")
+    with pytest.raises(UserError, match="no task in both"):
+        compare(pair[0], other)
+    run(tmp_path / "chat", BEFORE, chat=True)
+    with pytest.raises(UserError, match="holds several runs; name the results file of one"):
+        one_run(read_runs([tmp_path]), "results")
+
+
+def test_the_command_prints_differences_and_flips_as_plain_text(tmp_path, capsys):
+    run(tmp_path / "a", BEFORE)
+    path = tmp_path / "b"
+    run(path, AFTER)
+    file = next(path.glob("samples_*"))
+    file.write_text(file.read_text().replace("answer 18", "[red]\\u001b[31mX"))
+    with pytest.raises(SystemExit) as done:
+        main(["compare", str(tmp_path / "a"), str(path), "--flips", "1"])
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    assert "+0.175" in shown
+    assert "B: [red] [31mX" in shown
