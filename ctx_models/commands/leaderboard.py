@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ctx_models.commands.output import put
 from ctx_tasks.errors import UserError
 
 
@@ -65,17 +65,3 @@ def command(
             Format.json: formats.as_json,
         }
         put(texts[format](made), output)
-
-
-def put(text: str, output: Path | None) -> None:
-    """Print `text`, or write it to a file whole or not at all."""
-    if output is None:
-        sys.stdout.write(text)
-        return
-    temporary = output.with_name(f".{output.name}.tmp")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(output)
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be written ({error}).") from error

@@ -1,0 +1,174 @@
+"""What a gate compares: scores per document, with all that must agree before they are compared.
+
+Taken from result and sample files, or from a baseline file, which keeps of a document 16 digits of
+its hash, its cluster, its score and 8 digits of its answer's hash: 10,000 documents are half a
+megabyte. A baseline is plain JSON; nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctx_tasks.errors import UserError
+from ctx_tasks.results import Arm, Run, TaskResult, read_documents, read_runs, read_samples
+from ctx_tasks.statistics import cluster_numbers
+
+FORMAT = "lm-eval-ctx baseline 1"
+_VERSIONS = ("lm-eval-ctx", "lm-eval", "transformers", "torch")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One task of one run.
+
+    Attributes:
+        scores: float64 [n]; NaN where a document has none.
+        hashes, answers: of documents and of what the model said, shortened.
+        clusters: numbers [n].
+        missing: answers without a verdict, for tasks that a judge rates.
+    """
+
+    metric: str
+    higher_is_better: bool
+    settings: dict[str, Any]
+    hashes: list[str]
+    clusters: list[int]
+    scores: np.ndarray
+    answers: list[str]
+    missing: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All tasks of one checkpoint and arm."""
+
+    checkpoint: str
+    arm: Arm
+    tasks: dict[str, Measured]
+    source: str
+
+
+def read(path: Path, metric: str | None = None) -> list[Measurement]:
+    """Measurements of a baseline file, a results file or a folder of results.
+
+    Raises:
+        UserError: neither, malformed, or results without samples.
+    """
+    if path.is_file() and _is_baseline(path):
+        return _read_baseline(path)
+    merged: dict[tuple[str, str, Arm], Measurement] = {}
+    for run in read_runs([path]):
+        key = (run.checkpoint, run.identity, run.arm)
+        found = merged.setdefault(key, Measurement(run.checkpoint, run.arm, {}, str(run.path)))
+        found.tasks.update(_measured(run, metric))
+    return list(merged.values())
+
+
+def text(measurements: Sequence[Measurement]) -> str:
+    """A baseline file's text."""
+    content = {
+        "format": FORMAT,
+        "versions": {name: _version(name) for name in _VERSIONS},
+        "runs": [
+            {
+                "checkpoint": one.checkpoint,
+                "arm": dataclasses.asdict(one.arm),
+                "tasks": {name: _packed(task) for name, task in one.tasks.items()},
+            }
+            for one in measurements
+        ],
+    }
+    return json.dumps(content, separators=(",", ":")) + "\n"
+
+
+def _measured(run: Run, metric: str | None) -> dict[str, Measured]:
+    return {
+        name: _task(result, metric or result.primary)
+        for name, result in run.tasks.items()
+        if not result.members
+    }
+
+
+def _task(result: TaskResult, metric: str) -> Measured:
+    if metric not in result.metrics:
+        raise UserError(
+            f"{result.task} has no metric {metric!r}; it has {', '.join(result.metrics)}."
+        )
+    samples = read_samples(result)
+    missing = result.metrics.get("missing")
+    return Measured(
+        metric,
+        result.metrics[metric].higher_is_better,
+        result.settings,
+        [_short(doc_hash) for doc_hash in samples.doc_hashes],
+        [int(number) for number in cluster_numbers(samples.clusters)],
+        samples.scores[metric],
+        [_answer(line) for line in read_documents(result)],
+        0 if missing is None else int(missing.value),
+    )
+
+
+def _short(doc_hash: str) -> str:
+    digits, _, occurrence = doc_hash.partition("#")
+    return digits[:16] + ("#" + occurrence if occurrence else "")
+
+
+def _answer(line: dict[str, Any]) -> str:
+    said = json.dumps(line.get("filtered_resps"), sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:8]
+
+
+def _packed(task: Measured) -> dict[str, Any]:
+    scores = [None if math.isnan(score) else round(float(score), 9) for score in task.scores]
+    return {**dataclasses.asdict(task), "scores": scores}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _is_baseline(path: Path) -> bool:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return '"format"' in file.read(20)
+
+
+def _read_baseline(path: Path) -> list[Measurement]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, this version reads {FORMAT!r}")
+        return [
+            Measurement(
+                run["checkpoint"],
+                Arm(**run["arm"]),
+                {name: _unpacked(task) for name, task in run["tasks"].items()},
+                str(path),
+            )
+            for run in content["runs"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is no baseline ({error}); make it again: ctx-eval gate --save {path} RESULTS."
+        ) from error
+
+
+def _unpacked(task: dict[str, Any]) -> Measured:
+    scores = np.array([math.nan if s is None else s for s in task["scores"]], dtype=float)
+    found = Measured(**{**task, "scores": scores})
+    lengths = {len(found.hashes), len(found.clusters), len(found.scores), len(found.answers)}
+    if len(lengths) != 1:
+        raise ValueError("its documents are cut off")
+    return found
