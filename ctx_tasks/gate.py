@@ -1,10 +1,10 @@
 """The gate: did a checkpoint lose context awareness? pass, regression, inconclusive or error.
 
 The loss of a task is baseline minus result (turned round where lower is better), paired by
-document. Its one-sided 95 % bounds come from the cluster-robust error and Student's t with G - 1 degrees of
-freedom, after Agresti and Min's addition of half a document to each side of the flips ("Simple
-improved confidence intervals for comparing matched proportions", Statistics in Medicine 24, 2005):
-without it a few flips, or none, would look like certainty.
+document. Its one-sided 95 % bounds come from the cluster-robust error and Student's t with G - 1
+degrees of freedom, after Agresti and Min's addition of half a document to each side of the flips
+("Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine
+24, 2005): without it a few flips, or none, would look like certainty.
 
 * **regression**: the loss is shown to exceed the margin: p < 0.05 after Holm's correction over the
   tasks, so that no change at all fails a gate of several tasks in at most 5 % of runs;
@@ -14,7 +14,7 @@ without it a few flips, or none, would look like certainty.
 * **error**: something is missing or cannot be compared.
 
 The overall verdict is the worst: error, then regression, then inconclusive. A gain whose lower
-bound exceeds `SUSPICIOUS` is flagged, not failed: test questions in the training data look like that.
+bound exceeds `SUSPICIOUS` is flagged, not failed: test questions in the training data look so.
 """
 
 from __future__ import annotations
@@ -221,7 +221,8 @@ def _task(name: str, old: Measured, new: Measured | None, margin: Margin) -> Tas
         suspicious=loss.high < -SUSPICIOUS * largest,
     )  # fmt: skip
     said = dict(zip(new.hashes, new.answers, strict=True))
-    if all(said[h] == answer for h, answer in zip(old.hashes, old.answers, strict=True)):
+    same = all(said[h] == answer for h, answer in zip(old.hashes, old.answers, strict=True))
+    if same and (old.scores == after).all():
         return replace(found, verdict=Verdict.PASS, reason="every answer is the baseline's")
     return found
 
@@ -287,7 +288,7 @@ def _needed(loss: Loss, margin: float) -> int | None:
     """Documents at which the bound would reach the margin; errors shrink with their square root."""
     away = abs(loss.mean - margin)
     reach = loss.high - loss.mean
-    return math.ceil(loss.n * (reach / away) ** 2) if away > 1e-3 * reach else None
+    return math.ceil(loss.n * (reach / away) ** 2) if away > 0.05 * reach else None
 
 
 def _name(one: Measurement) -> str:

@@ -33,12 +33,13 @@ def table(judgement: Judgement) -> Table:
     """A line a task: scores, loss with its one-sided 95 % bounds, margin, verdict."""
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown.add_column("task", no_wrap=True)
-    for head in ("n", "before", "after", "loss", "95 %", "margin"):
+    for head in ("n", "before", "after", "loss, 95 %", "margin"):
         shown.add_column(head, justify="right", no_wrap=True)
     shown.add_column("verdict", no_wrap=True)
     for task in judgement.tasks:
         verdict = Text(word(task.verdict), style=_STYLES[task.verdict])
-        shown.add_row(Text(task.task), *_numbers(task), verdict)
+        n, before, after, _, bounds, margin = _numbers(task)
+        shown.add_row(Text(task.task), n, before, after, bounds, margin, verdict)
     return shown
 
 
