@@ -35,6 +35,8 @@ from ctx_tasks.statistics import holm
 LEVEL = 0.05
 SUSPICIOUS = 0.1
 _MOST_LISTED = 3
+# More documents than that are no advice.
+_MOST_NEEDED = 1_000_000
 
 
 class Verdict(IntEnum):
@@ -288,7 +290,8 @@ def _needed(loss: Loss, margin: float) -> int | None:
     """Documents at which the bound would reach the margin; errors shrink with their square root."""
     away = abs(loss.mean - margin)
     reach = loss.high - loss.mean
-    return math.ceil(loss.n * (reach / away) ** 2) if away > 0.05 * reach else None
+    needed = loss.n * (reach / away) ** 2 if away else math.inf
+    return math.ceil(needed) if needed < _MOST_NEEDED else None
 
 
 def _name(one: Measurement) -> str:
