@@ -8,22 +8,18 @@ of its own tasks (ten seconds) is left out.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from lm_eval import simple_evaluate
-from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
@@ -32,6 +28,7 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.plots import nih_heatmap
 
 from . import nano
+from .evaluation import evaluate, quiet
 from .indicator import INDICATOR
 from .lm import CtxLM
 from .steering import Schedule, Steering
@@ -195,11 +192,11 @@ def _evaluated(
         include_defaults=False,
         metadata={"pretrained": folder, **metadata},
     )
-    with _quiet():
+    with quiet():
         model = CtxLM(folder, device="cpu", batch_size=BATCH)
     for arm in arms:
         bar.set_description(f"{arm.checkpoint}: {arm.settings}")
-        with _quiet():
+        with quiet():
             row = _run_arm(model, arm, tasks, output)
         needle = row.task("NIH recall")
         assert needle is not None
@@ -211,38 +208,20 @@ def _evaluated(
 def _run_arm(model: CtxLM, arm: Arm, tasks: TaskManager, output: Path) -> Row:
     model.steering = Steering(arm.alpha, schedule=arm.schedule)
     model.indicator = arm.indicator
-    folder = output / f".{arm.name}.tmp"
-    shutil.rmtree(folder, ignore_errors=True)
-    tracker = EvaluationTracker(output_path=str(folder / "results.json"))
-    results = simple_evaluate(
-        model=model,
+    results = evaluate(
+        model,
+        output / arm.name,
+        model_name="hf-ctx",
         model_args=arm.model_args,
-        tasks=list(arm.tasks),
-        task_manager=tasks,
+        tasks=arm.tasks,
+        manager=tasks,
+        chat=arm.chat,
         batch_size=BATCH,
         device="cpu",
-        apply_chat_template=arm.chat,
-        evaluation_tracker=tracker,
     )
     assert results is not None
-    # The harness calls a model that was loaded before "CUSTOM"; the command line has a name for it.
-    results["config"]["model"] = tracker.general_config_tracker.model_source = "hf-ctx"
     samples: Samples = results.pop("samples")
-    row = Row(arm, dict(results), {task: list(rows) for task, rows in samples.items()})
-    _save(tracker, row, folder, output / arm.name)
-    return row
-
-
-def _save(tracker: EvaluationTracker, row: Row, temporary: Path, folder: Path) -> None:
-    tracker.save_results_aggregated(results=row.results, samples=row.samples)
-    for task, samples in row.samples.items():
-        # The tracker rewrites the samples it is given.
-        tracker.save_results_samples(task_name=task, samples=[dict(one) for one in samples])
-    # It logs an error where it cannot write, and goes on.
-    if len(list(temporary.glob("*.json*"))) != 1 + len(row.samples):
-        raise UserError(f"The results could not be written to {folder}; is the disk full?")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    return Row(arm, results, {task: list(rows) for task, rows in samples.items()})
 
 
 def write(path: Path, text: str) -> None:
@@ -261,19 +240,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the harness's progress bars and notes, which would scroll the one bar away.
-
-    The file descriptor too: the harness asks git for a commit, and git says so where there is none.
-    """
-    kept = os.dup(2)
-    try:
-        with redirect_stderr(io.StringIO()), open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

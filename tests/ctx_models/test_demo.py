@@ -18,6 +18,7 @@ from rich.console import Console
 from ctx_models import demo, demo_summary, nano
 from ctx_models.cli import _run_arguments, main
 from ctx_models.demo import ARMS, BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, RAW, Arm, Row
+from ctx_models.evaluation import quiet
 from ctx_tasks.errors import UserError
 
 BUNDLED = {name: nano.folder(name) for name in nano.NAMES}
@@ -80,7 +81,7 @@ def test_every_arm_is_run_as_its_name_says(shown: Demo) -> None:
 
 def test_nothing_but_the_bar_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     """The harness asks git for a commit, which complains outside a repository."""
-    with demo._quiet():
+    with quiet():
         subprocess.run([sys.executable, "-c", "import sys; sys.stderr.write('fatal')"], check=True)
         print("harness note", file=sys.stderr)
     print("bar", file=sys.stderr)

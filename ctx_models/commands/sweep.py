@@ -1,0 +1,59 @@
+"""`ctx-eval sweep`: checkpoints x arms x tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="YAML with checkpoints, arms and tasks.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; instead of the file's.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the cells, run nothing.")
+    ] = False,
+) -> None:
+    """Run every checkpoint in every arm; killed or failed, the same command goes on.
+
+    \b
+    Examples:
+      ctx-eval sweep sweep.yaml --dry-run
+      ctx-eval sweep sweep.yaml && ctx-eval leaderboard sweep/
+      accelerate launch -m ctx_models.cli sweep sweep.yaml
+    """
+    from ctx_models import cli, sweep, sweep_plan
+
+    plan = sweep_plan.read(file, output)
+    cli.register_model()
+    if dry_run:
+        _list(plan)
+        return
+    failed = sweep.run(plan)
+    for name, error in failed.items():
+        typer.echo(f"failed: {name}: {error}", err=True)
+    typer.echo(f"Results: {plan.output} (ctx-eval leaderboard {plan.output})")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _list(plan: object) -> None:
+    from ctx_models import sweep
+    from ctx_models.sweep_plan import Plan, cells
+
+    assert isinstance(plan, Plan)
+    records = [(cell, sweep.finished(cell)) for cell in cells(plan)]
+    for cell, record in records:
+        state = "to do" if record is None else f"finished in {record['seconds']:.0f} s"
+        typer.echo(f"{sweep.title(cell)}: {', '.join(cell.tasks)} ({state})")
+        typer.echo(f"  {cell.command}")
+    todo = sum(record is None for _, record in records)
+    known = [record["seconds"] for _, record in records if record is not None]
+    time = (
+        f"about {todo * sum(known) / len(known) / 60:.0f} min by the mean of the finished cells"
+        if known
+        else "no finished cell yet to estimate the time from"
+    )
+    typer.echo(f"{len(records)} cells, {todo} to do; {time}.")

@@ -1,0 +1,100 @@
+"""One evaluation of a loaded model, written in the harness's own format, whole or not at all.
+
+What `ctx-eval demo` and `ctx-eval sweep` share: several arms run on one loaded model.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+from lm_eval import simple_evaluate
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.tasks import TaskManager
+
+from ctx_tasks.errors import UserError
+
+
+def evaluate(
+    model: Any,
+    folder: Path,
+    *,
+    model_name: str,
+    model_args: Mapping[str, Any],
+    tasks: Sequence[str],
+    manager: TaskManager,
+    chat: bool,
+    config: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> dict[str, Any] | None:
+    """Evaluate and replace `folder` by the harness's results file and its sample files.
+
+    Args:
+        model: a loaded harness model.
+        model_name, model_args: what the command line would be given.
+        chat: with the chat template.
+        config: entries added to the results' `config`.
+        settings: further arguments of `simple_evaluate` (batch_size, device, limit, ...).
+
+    Returns:
+        The results with their `samples`; None on all processes but the first.
+
+    Raises:
+        UserError: the files cannot be written.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    tracker = EvaluationTracker(output_path=str(temporary / "results.json"))
+    results = simple_evaluate(
+        model=model,
+        model_args=dict(model_args),
+        tasks=list(tasks),
+        task_manager=manager,
+        apply_chat_template=chat,
+        evaluation_tracker=tracker,
+        **settings,
+    )
+    if results is None:
+        return None
+    # The harness calls a model that was loaded before "CUSTOM"; the command line has a name for it.
+    results["config"]["model"] = tracker.general_config_tracker.model_source = model_name
+    results["config"].update(config or {})
+    shutil.rmtree(temporary, ignore_errors=True)
+    _save(tracker, dict(results), temporary, folder)
+    return dict(results)
+
+
+def _save(
+    tracker: EvaluationTracker, results: dict[str, Any], temporary: Path, folder: Path
+) -> None:
+    samples = results["samples"]
+    whole = {key: value for key, value in results.items() if key != "samples"}
+    tracker.save_results_aggregated(results=whole, samples=samples)
+    for task, rows in samples.items():
+        # The tracker rewrites the samples it is given.
+        tracker.save_results_samples(task_name=task, samples=[dict(one) for one in rows])
+    # It logs an error where it cannot write, and goes on.
+    if len(list(temporary.glob("*.json*"))) != 1 + len(samples):
+        raise UserError(f"The results could not be written to {folder}; is the disk full?")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide the harness's progress bars and notes, which would scroll the one bar away.
+
+    The file descriptor too: the harness asks git for a commit, and git says so where there is none.
+    """
+    kept = os.dup(2)
+    try:
+        with redirect_stderr(io.StringIO()), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
