@@ -22,7 +22,7 @@ PLAN = {
         {"name": "chat", "model_args": {"pretrained": "nano-chat"}},
         {"name": "marked", "model_args": {"pretrained": "nano-chat-ind"}},
     ],
-    "arms": ["chat", "raw", "chat+prefix", {"alpha": 0.5}, {"indicator": "[IND]"}],
+    "arms": ["chat", "raw", "chat+prefix", {"alpha": 0.01}, {"indicator": "[IND]"}],
     "tasks": ["nano_nih_recall", "nano_squad_contains"],
     "metadata": {"lengths": 2, "depths": 2, "max_length": 300, "questions": 4},
     "batch_size": 4,
@@ -63,7 +63,7 @@ def test_every_cell_is_there_and_the_failing_one_is_named(swept):
     assert f"failed: {FAILING}: indicator='[IND]' is not one added token" in done.stderr
     assert "Traceback" not in done.stderr
     found = {(one.checkpoint, one.arm.name) for one in read_runs([folder / "out"])}
-    arms = {"chat", "raw", "chat, prefix", "chat, α 0.5 constant"}
+    arms = {"chat", "raw", "chat, prefix", "chat, α 0.01 constant"}
     both = {(name, arm) for name in ("chat", "marked") for arm in arms}
     assert found == both | {("marked", "chat, [IND]")}
 
@@ -79,21 +79,19 @@ def test_arms_see_the_same_documents_and_are_run_as_they_say(swept):
     for key, prompt in prompts.items():
         assert ("<|user|>" in prompt) == ("raw" not in key), key
         assert ("[IND]" in prompt) == ("IND" in key), key
-    assert said["chat/chat-alpha-0.5 nano_nih_recall"] != said["chat/chat nano_nih_recall"]
+    assert said["chat/chat-alpha-0.01 nano_nih_recall"] != said["chat/chat nano_nih_recall"]
 
 
 def test_a_cells_command_gives_its_answers(swept, tmp_path):
-    record = json.loads((swept[0] / "out" / "chat" / "chat-alpha-0.5" / "cell.json").read_text())
+    record = json.loads((swept[0] / "out" / "chat" / "chat-alpha-0.01" / "cell.json").read_text())
     words = record["command"].replace(str(swept[0] / "out"), str(tmp_path))
-    done = subprocess.run(
-        words.replace("ctx-eval", f"{sys.executable} -m ctx_models.cli", 1), shell=True
-    )
-    assert done.returncode == 0
+    words = words.replace("ctx-eval", f"{sys.executable} -m ctx_models.cli", 1)
+    assert subprocess.run(words, shell=True).returncode == 0
     [alone] = read_runs([tmp_path])
     cell = answers(swept[0] / "out")
     for name, result in alone.tasks.items():
         lines = [(d["doc_hash"], d["arguments"], d["resps"]) for d in read_documents(result)]
-        assert lines == cell[f"chat/chat-alpha-0.5 {name}"]
+        assert lines == cell[f"chat/chat-alpha-0.01 {name}"]
 
 
 def test_killed_at_any_moment_it_goes_on_and_ends_as_if_nothing_had_been(swept, tmp_path):
