@@ -42,14 +42,25 @@ def nih_heatmap(samples: Iterable[Mapping[str, Any]], path: Path, title: str) ->
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} cannot be drawn: end its name in {' or '.join(SUFFIXES)}.")
-    cells: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for sample in samples:
-        cells[sample["doc"]["depth"], sample["doc"]["length"]].append(sample["recall"])
+    cells = needle_cells(samples)
     if not cells:
         raise UserError(f"{path} cannot be drawn without samples; run a needle test first.")
     every = [recall for recalls in cells.values() for recall in recalls]
     heading = f"{title}\nmean recall {fmean(every):.3f}, n = {len(every)}"
     _save(_figure(cells, heading), path)
+
+
+def needle_cells(samples: Iterable[Mapping[str, Any]]) -> dict[tuple[int, int], list[float]]:
+    """Recalls by (depth in percent, length in tokens) of the samples of a needle test.
+
+    Samples without a recall, or of documents without depth and length, are left out.
+    """
+    cells: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for sample in samples:
+        recall, doc = sample.get("recall"), sample.get("doc")
+        if recall is not None and isinstance(doc, Mapping) and {"depth", "length"} <= doc.keys():
+            cells[doc["depth"], doc["length"]].append(recall)
+    return dict(cells)
 
 
 def _figure(cells: Mapping[tuple[int, int], list[float]], heading: str) -> Figure:
