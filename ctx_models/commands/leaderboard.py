@@ -51,10 +51,10 @@ def command(
         raise UserError("--format html is a page: name its file, such as --output report.html.")
     made = board(read_runs(results), force=force)
     if format is Format.html:
-        from ctx_tasks import report
+        from ctx_tasks.report import write
 
         assert output is not None
-        report.write(made, output)
+        write(made, output)
     elif format is Format.terminal and output is None:
         formats.show(made)
     else:
