@@ -1,4 +1,5 @@
-"""Figures from harness samples. The heatmap is Figure 2 of arXiv 2411.02688 (depth by length).
+"""Figures for papers: the needle heatmap (Figure 2 of arXiv 2411.02688), changes as bars with their
+intervals, and the alpha curve of a checkpoint (Table 2 as lines). The HTML report shows the same.
 
 Colours are matplotlib's cividis, which people with and without colour blindness read alike; one
 scale, 0 to 1, for every figure, so that figures can be compared. No display is needed.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,10 +18,20 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from ctx_tasks.curves import Curve
 from ctx_tasks.errors import UserError
+from ctx_tasks.statistics import Difference
 
 SUFFIXES = (".png", ".svg")
 _MISSING = "lightgrey"
+_BAR = "#1d4fa5"
+# Colour (told apart with any colour vision) and marker of each of `curves.LINES`.
+_LINES = {
+    "NIH recall": ("#0069a8", "o"),
+    "SQuAD, QuAC": ("#b84a00", "s"),
+    "DROP": ("#007358", "^"),
+    "MT-Bench ÷ 9": ("#84367a", "D"),
+}
 # More ticks than this would run into each other.
 _MOST_TICKS = 11
 
@@ -40,14 +51,89 @@ def nih_heatmap(samples: Iterable[Mapping[str, Any]], path: Path, title: str) ->
     Raises:
         UserError: another suffix, or no samples.
     """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} cannot be drawn: end its name in {' or '.join(SUFFIXES)}.")
+    _check(path)
     cells = needle_cells(samples)
     if not cells:
         raise UserError(f"{path} cannot be drawn without samples; run a needle test first.")
     every = [recall for recalls in cells.values() for recall in recalls]
     heading = f"{title}\nmean recall {fmean(every):.3f}, n = {len(every)}"
     _save(_figure(cells, heading), path)
+
+
+def change_bars(changes: Sequence[tuple[str, Difference]], path: Path, title: str) -> None:
+    """Draw changes as bars from zero with their 95 % intervals, pale where the interval holds zero.
+
+    Args:
+        changes: a label and a difference each, drawn from the top.
+        path: see `nih_heatmap`.
+        title: stands over the figure.
+
+    Raises:
+        UserError: another suffix, or no changes.
+    """
+    _check(path)
+    if not changes:
+        raise UserError(
+            f"{path} cannot be drawn without a change; run a checkpoint raw and with its template."
+        )
+    figure = Figure(figsize=(6.4, 1.0 + 0.35 * len(changes)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (_, found) in enumerate(changes):
+        axes.barh(place, found.mean, height=0.6, color=_BAR, alpha=1.0 if found.clear else 0.35)
+        axes.plot([found.low, found.high], [place, place], "|-", color="black", linewidth=1.2)
+    axes.axvline(0.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(changes)), [_plain(f"{label}, n = {d.n}") for label, d in changes])
+    axes.invert_yaxis()
+    axes.set_xlabel("difference of scores, 95 % interval")
+    axes.set_title(_plain(title))
+    _save(figure, path)
+
+
+def alpha_curve(curve: Curve, path: Path) -> None:
+    """Draw what steering gains on needles and passages against what it costs on DROP and MT-Bench.
+
+    Args:
+        curve: of one checkpoint; its lines are differences to alpha 1 with 95 % intervals.
+        path: see `nih_heatmap`.
+
+    Raises:
+        UserError: another suffix.
+    """
+    _check(path)
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(0.0, color="black", linewidth=0.8)
+    for number, (name, points) in enumerate(curve.lines.items()):
+        # Side by side, so that one interval does not hide another.
+        aside = 0.004 * number
+        colour, marker = _LINES[name]
+        alphas = [1.0, *(point.alpha - aside for point in points)]
+        axes.plot(
+            alphas,
+            [0.0, *(p.difference.mean for p in points)],
+            color=colour,
+            marker=marker,
+            label=f"{name}, n = {points[0].difference.n}",
+        )
+        for point in points:
+            reach = [point.difference.low, point.difference.high]
+            axes.plot([point.alpha - aside] * 2, reach, color=colour, linewidth=1)
+    axes.invert_xaxis()
+    axes.set_xlabel("alpha (smaller steers more)")
+    axes.set_ylabel("difference to alpha 1, 95 % interval")
+    axes.set_title(_plain(f"{curve.checkpoint}: {curve.setting}"))
+    axes.legend()
+    _save(figure, path)
+
+
+def _check(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path} cannot be drawn: end its name in {' or '.join(SUFFIXES)}.")
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
 
 
 def needle_cells(samples: Iterable[Mapping[str, Any]]) -> dict[tuple[int, int], list[float]]:
@@ -76,7 +162,7 @@ def _figure(cells: Mapping[tuple[int, int], list[float]], heading: str) -> Figur
     axes.set_yticks(*_ticks(depths))
     axes.set_xlabel("document length (tokens)")
     axes.set_ylabel("needle depth (% of the document)")
-    axes.set_title(heading)
+    axes.set_title(_plain(heading))
     figure.colorbar(image, ax=axes, label="recall (share of the needle's keywords)")
     return figure
 

@@ -7,7 +7,8 @@ not shrink; curves and heatmaps are small enough for a telephone and have fixed 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -55,9 +56,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars on one axis."""
+    """Bars on one axis; `usual`: the columns that most of them are means over."""
 
     bars: list[Bar]
+    usual: tuple[str, ...]
     ticks: list[Tick]
     zero: float
 
@@ -79,7 +81,8 @@ def bars(changes: Sequence[tuple[str, str, Change]]) -> Bars:
         return Bar(checkpoint, arm, change, first, round(last - first, 2), *reach)
 
     marks = [Tick(percent(value), _signed(value)) for value in values]
-    return Bars([bar(*one) for one in changes], marks, percent(0.0))
+    usual = Counter(change.columns for _, _, change in changes).most_common(1)[0][0]
+    return Bars([bar(*one) for one in changes], usual, marks, percent(0.0))
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -160,7 +163,7 @@ def _apart(marks: Sequence[Tick]) -> list[Tick]:
     return kept
 
 
-def _lines(curve: Curve, x, y) -> list[Line]:  # type: ignore[no-untyped-def]
+def _lines(curve: Curve, x: Callable[[float], float], y: Callable[[float], float]) -> list[Line]:
     lines = []
     for number, (name, points) in enumerate(curve.lines.items()):
         style, marker = STYLES[name]

@@ -1,0 +1,124 @@
+"""`ctx-eval plots`: the report's figures as PNG or SVG files, for papers and slides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ctx_tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from ctx_tasks.leaderboard import Board, Row
+
+
+class Format(str, Enum):
+    """What a figure is written as."""
+
+    png = "png"
+    svg = "svg"
+
+
+def command(
+    results: Annotated[
+        list[Path], typer.Argument(help="Folders lm_eval wrote to (--log_samples), or files.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures.")],
+    format: Annotated[Format, typer.Option("--format", help="Kind of file.")] = Format.png,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Draw what can be, where settings differ."),
+    ] = False,
+) -> None:
+    """Draw template tax, gains of remedies, alpha curves and needle heatmaps.
+
+    Example: ctx-eval plots results/ -o figures --format svg
+    """
+    from ctx_tasks.leaderboard import board
+    from ctx_tasks.results import read_runs
+
+    for path in draw(board(read_runs(results), force=force), output, f".{format.value}"):
+        typer.echo(f"Wrote {path}")
+
+
+def draw(made: Board, folder: Path, suffix: str) -> list[Path]:
+    """Write every figure a board has the data for; returns their files.
+
+    Raises:
+        UserError: no figure can be drawn, or the folder cannot be written.
+    """
+    names = _Names(folder, suffix)
+    for name, write in _figures(made):
+        try:
+            write(names.new(name))
+        except OSError as error:
+            raise UserError(f"--output {folder} cannot be written ({error}).") from error
+    if not names.taken:
+        raise UserError(
+            "These results have nothing to draw: needle tests, raw beside chat, or steered runs, "
+            "with --log_samples."
+        )
+    return names.taken
+
+
+def _figures(made: Board) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """Name and writer of each figure."""
+    from ctx_tasks import plots
+    from ctx_tasks.curves import curves
+
+    taxes = [(row.checkpoint, row.tax.difference) for row in made.rows if row.tax]
+    gains = [(_title(row), row.gain.difference) for row in made.rows if row.gain]
+    if taxes:
+        title = "Template tax: raw minus chat"
+        yield "template tax", lambda path: plots.change_bars(taxes, path, title)
+    if gains:
+        yield "gains", lambda path: plots.change_bars(gains, path, "Gain: remedy minus chat")
+    for curve in curves(made.rows):
+        yield f"alpha {curve.checkpoint} {curve.setting}", partial(plots.alpha_curve, curve)
+    for row in made.rows:
+        yield from _heatmaps(row)
+
+
+def _heatmaps(row: Row) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    from ctx_tasks import plots
+    from ctx_tasks.results import read_documents
+
+    for column, result in row.results.items():
+        if column.startswith("NIH recall") and result.samples_file is not None:
+            samples = list(read_documents(result))
+            if plots.needle_cells(samples):
+                yield (
+                    f"needle {_title(row)}",
+                    partial(plots.nih_heatmap, samples, title=_title(row)),
+                )
+
+
+def _title(row: Row) -> str:
+    return f"{row.checkpoint}: {row.arm.name}"
+
+
+class _Names:
+    """File names from names of checkpoints and arms, which are anybody's text; none twice."""
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.folder = folder
+        self.suffix = suffix
+        self.taken: list[Path] = []
+
+    def new(self, name: str) -> Path:
+        """A file for a figure of that name."""
+        words = name.replace("α", "alpha")
+        kept = "".join(c if c.isascii() and (c.isalnum() or c == ".") else " " for c in words)
+        stem = "-".join(kept.split())[:120]
+        number = 1
+        while (path := self._path(stem, number)) in self.taken:
+            number += 1
+        self.taken.append(path)
+        return path
+
+    def _path(self, stem: str, number: int) -> Path:
+        return self.folder / f"{stem}{f'-{number}' if number > 1 else ''}{self.suffix}"
