@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ctx_models import nano
-from ctx_models.commands import compare, gate, judge, leaderboard, plots, rescore, sweep
+from ctx_models.commands import attention, compare, gate, judge, leaderboard, plots, rescore, sweep
 from ctx_tasks.catalogue import task_folder, tasks
 from ctx_tasks.errors import UserError
 
@@ -49,6 +49,7 @@ def run(context: typer.Context) -> None:
 app.command("judge")(judge.command)
 app.command("sweep")(sweep.command)
 app.command("rescore")(rescore.command)
+app.command("attention")(attention.command)
 app.command("leaderboard")(leaderboard.command)
 app.command("plots")(plots.command)
 app.command("compare")(compare.command)

@@ -1,0 +1,207 @@
+"""Where attention goes: shares of each segment at the last prompt token before the answer.
+
+Figures 3 and 4 of arXiv 2411.02688: over the needle test's prompts with the response prefix, with
+and without the chat template. Shares are those of one head, the most representative one: of all
+layers and heads the one with the largest user share, averaged over prompts and both conditions, so
+that the change from raw to chat is that of a single head. Only the last query row is asked for
+(`segment_mass(last_tokens=1)`); no tokens x tokens matrix is built.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ctx_tasks import needle
+from ctx_tasks.errors import UserError
+from ctx_tasks.statistics import cluster_error, cluster_numbers
+
+from .attention import require_softmax_attention, segment_mass
+from .lm import CtxLM
+from .spans import Rendered, Segment, Segmented, Span, raw, with_response
+
+CONDITIONS = ("raw", "chat")
+# In the order of the figure; the response is the prefix begun for the model.
+SEGMENTS = {
+    "user": Segment.USER,
+    "response prefix": Segment.ASSISTANT,
+    "template": Segment.TEMPLATE,
+    "BOS and special": Segment.SPECIAL,
+    "system": Segment.SYSTEM,
+}
+_RENORMALISED = ("user", "response prefix", "BOS and special")
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Attention shares of one model.
+
+    Attributes:
+        name: of the model and its arm.
+        shares: condition -> float64 [prompts, layers, heads, len(Segment)]; rows sum to 1, less
+            what an attention sink takes.
+        clusters: numbers [prompts]: cells with one needle where there are several.
+        data: what the prompts were made from.
+    """
+
+    name: str
+    shares: dict[str, np.ndarray]
+    clusters: np.ndarray
+    data: dict[str, Any]
+
+    @property
+    def head(self) -> tuple[int, int]:
+        """Layer and head with the largest mean user share over prompts and conditions."""
+        means = np.mean([found.mean(axis=0) for found in self.shares.values()], axis=0)
+        layer, head = np.unravel_index(means[..., Segment.USER].argmax(), means.shape[:2])
+        return int(layer), int(head)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number of the figure: a mean over `n` prompts and its standard error."""
+
+    name: str
+    condition: str
+    segment: str
+    share: str
+    mean: float
+    error: float
+    n: int
+
+
+def measure(lm: CtxLM, name: str, settings: dict[str, Any]) -> Allocation:
+    """Measure every prompt of the needle test in both conditions, steered and marked as `lm` is.
+
+    Args:
+        settings: as `ctx_tasks.needle.nih` takes them.
+
+    Raises:
+        UserError: no chat template, or a model without softmax attention.
+    """
+    require_softmax_attention(lm.model)
+    rows, data = _rows(settings)
+    found: dict[str, list[np.ndarray]] = {condition: [] for condition in CONDITIONS}
+    for row in tqdm(rows, desc=name, unit=" prompts"):
+        for condition in CONDITIONS:
+            tokens = lm._tokens(_prompt(lm, row, chat=condition == "chat"))
+            found[condition].append(_last_row(lm, tokens))
+    several = len({row["needle_id"] for row in rows}) > 1
+    clusters = [str(row["needle_id"] if several else number) for number, row in enumerate(rows)]
+    shares = {condition: np.stack(parts) for condition, parts in found.items()}
+    return Allocation(name, shares, cluster_numbers(clusters), data)
+
+
+def needle_ranking(lm: CtxLM, settings: dict[str, Any]) -> list[tuple[float, int, int]]:
+    """Mean attention on the needle's tokens: (share, layer, head), strongest first.
+
+    In the chat condition, at the last prompt token: heads that fetch the answer (retrieval heads).
+    """
+    rows, _ = _rows(settings)
+    total: Any = 0.0
+    for row in tqdm(rows, desc="needle", unit=" prompts"):
+        marked = _only(_prompt(lm, row, chat=True), row["needle"])
+        total = total + _last_row(lm, lm._tokens(marked))[..., Segment.USER]
+    means = total / len(rows)
+    ranked = [(float(means[layer, head]), layer, head) for layer, head in np.ndindex(means.shape)]
+    return sorted(ranked, reverse=True)
+
+
+def heads_json(ranking: Sequence[tuple[float, int, int]], count: int) -> str:
+    """The `count` strongest heads in the JSON that `hf-ctx heads=` reads.
+
+    Raises:
+        UserError: a count that is not there.
+    """
+    if not 1 <= count <= len(ranking):
+        raise UserError(f"--heads {count} is out of range: this model has {len(ranking)} heads.")
+    heads: dict[int, list[int]] = {}
+    for _, layer, head in ranking[:count]:
+        heads.setdefault(layer, []).append(head)
+    return json.dumps({str(layer): sorted(heads[layer]) for layer in sorted(heads)}) + "\n"
+
+
+def lines(allocation: Allocation) -> list[Line]:
+    """The figure's numbers: absolute and renormalised shares, and the change from raw to chat."""
+    layer, head = allocation.head
+    absolute = {c: found[:, layer, head] for c, found in allocation.shares.items()}
+    kept = [SEGMENTS[name] for name in _RENORMALISED]
+    relative = {c: f / f[:, kept].sum(axis=1, keepdims=True) for c, f in absolute.items()}
+    found = []
+    for share, values, names in (
+        ("absolute", absolute, tuple(SEGMENTS)),
+        ("of user, response and BOS", relative, _RENORMALISED),
+    ):
+        columns = {**values, "chat - raw": values["chat"] - values["raw"]}
+        for condition, rows in columns.items():
+            found += [
+                _line(allocation, condition, name, share, rows[:, SEGMENTS[name]]) for name in names
+            ]
+    return found
+
+
+def _line(
+    allocation: Allocation, condition: str, segment: str, share: str, values: np.ndarray
+) -> Line:
+    error = cluster_error(values, allocation.clusters)
+    return Line(
+        allocation.name, condition, segment, share, float(values.mean()), error, len(values)
+    )
+
+
+def _rows(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    used: dict[str, Any] = {}
+    [built] = needle.nih(**settings, data_used=used).values()
+    return [dict(row) for row in built], used
+
+
+def _prompt(lm: CtxLM, row: dict[str, Any], *, chat: bool) -> Rendered:
+    """The prompt up to the last token before the answer, as the harness builds it."""
+    question = needle.PROMPT.format(context=row["context"], question=row["question"])
+    prefix = row["response_prefix"]
+    if not chat:
+        return with_response(raw(question, lm.indicator), f" {prefix}")
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": prefix}]
+    return lm._render(messages, add_generation_prompt=False)
+
+
+def _only(rendered: Rendered, text: str) -> Rendered:
+    """`rendered` with the last place of `text` as its only content."""
+    start = rendered.text.rindex(text)
+    return replace(
+        rendered, spans=(Span(start, start + len(text), Segment.USER, 0),), indicators=()
+    )
+
+
+@torch.no_grad()
+def _last_row(lm: CtxLM, tokens: Segmented) -> np.ndarray:
+    """Attention of the last token on each segment: float64 [layers, heads, len(Segment)]."""
+    ids = torch.tensor([tokens.input_ids], device=lm.device)
+    if ids.shape[1] > lm.max_length:
+        raise UserError(
+            f"A prompt has {ids.shape[1]} tokens but the model's window is {lm.max_length}; give a "
+            "smaller --max-length."
+        )
+    segments = torch.tensor([tokens.segments], device=lm.device)
+    layers = list(range(lm.model.config.get_text_config().num_hidden_layers))
+    steered = lm._steered(segments == Segment.USER) if lm.steering.active else nullcontext()
+    with steered:
+        mass = segment_mass(lm.model, ids, segments, layers=layers, last_tokens=1)
+    found: np.ndarray = mass[0, :, :, -1].double().cpu().numpy()
+    return found
+
+
+def per_head(allocation: Allocation) -> Iterator[tuple[str, int, int, str, float]]:
+    """Mean absolute share of every head: condition, layer, head, segment, mean."""
+    for condition, found in allocation.shares.items():
+        means = found.mean(axis=0)
+        for layer, head in np.ndindex(means.shape[:2]):
+            for name, segment in SEGMENTS.items():
+                yield condition, layer, head, name, float(means[layer, head, segment])

@@ -1,0 +1,143 @@
+"""`ctx-eval attention`: what the chat template does to the attention on the user's text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctx_models.commands.output import put
+from ctx_tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from ctx_models.allocation import Allocation, Line
+
+
+def command(
+    model_args: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model_args", "--model-args", help="As for hf-ctx; repeat it for another model."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("attention"),
+    max_length: Annotated[
+        int | None,
+        typer.Option("--max_length", "--max-length", help="Tokens of the longest document."),
+    ] = None,
+    lengths: Annotated[int, typer.Option(help="Document lengths of the grid.")] = 20,
+    depths: Annotated[int, typer.Option(help="Needle depths of the grid.")] = 20,
+    haystack: Annotated[str, typer.Option(help="builtin, essays, or a path.")] = "builtin",
+    needles: Annotated[str, typer.Option(help="paper, several, or a YAML file.")] = "paper",
+    heads: Annotated[
+        int | None,
+        typer.Option(help="Also write the so many heads that attend most to the needle."),
+    ] = None,
+    per_head: Annotated[bool, typer.Option("--per-head", help="Also a CSV of all heads.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+) -> None:
+    """Show where attention goes, with and without the chat template (Figures 3 and 4).
+
+    \b
+    Examples:
+      ctx-eval attention --model_args pretrained=M --max_length 4000
+      ctx-eval attention --model_args pretrained=M --model_args pretrained=M,alpha=0.9
+      ctx-eval attention --model_args pretrained=M --heads 8   # for hf-ctx heads=
+    """
+    from ctx_models import allocation
+    from ctx_models.allocation_figure import draw
+
+    if heads is not None and len(model_args or [""]) > 1:
+        raise UserError("--heads ranks the heads of one model: give one --model_args.")
+    grid = {"max_length": max_length, "lengths": lengths, "depths": depths}
+    found: list[Line] = []
+    measured: list[Allocation] = []
+    for arguments in model_args or [""]:
+        lm, settings = _load(arguments, device)
+        settings.update(grid, haystack=haystack, needles=needles)
+        one = allocation.measure(lm, arguments or "nano-chat (bundled)", settings)
+        measured.append(one)
+        found += allocation.lines(one)
+        if heads is not None:
+            ranking = allocation.needle_ranking(lm, settings)
+            put(allocation.heads_json(ranking, heads), output / "heads.json")
+    _write(found, measured, output, per_head)
+    draw(found, output / "attention.png")
+    draw(found, output / "attention.svg")
+    _show(found, measured, output)
+
+
+def _load(arguments: str, device: str | None) -> tuple[Any, dict[str, Any]]:
+    """The model, and what the needle test needs to know of it."""
+    from lm_eval.utils import simple_parse_args_string
+
+    from ctx_models import nano
+    from ctx_models.lm import CtxLM
+
+    given = simple_parse_args_string(arguments)
+    given["pretrained"] = nano.resolve(given.get("pretrained"))
+    if device:
+        given["device"] = device
+    lm = CtxLM(**given)
+    if not lm.tokenizer.chat_template:
+        raise UserError(f"{arguments}: this tokenizer has no chat template to compare with.")
+    known = ("pretrained", "tokenizer", "revision", "trust_remote_code", "subfolder")
+    settings = {key: given[key] for key in known if key in given}
+    if given.get("peft") and "tokenizer" not in given:
+        settings["tokenizer"] = lm.tokenizer
+    return lm, settings
+
+
+def _write(found: list[Line], measured: list[Allocation], output: Path, per_head: bool) -> None:
+    import csv
+    import dataclasses
+    import io
+    import json
+
+    from ctx_models import allocation
+
+    rows = [dataclasses.asdict(line) for line in found]
+    models = [{"name": one.name, "head": one.head, "data": one.data} for one in measured]
+    put(json.dumps({"models": models, "shares": rows}, indent=1) + "\n", output / "attention.json")
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    put(file.getvalue(), output / "attention.csv")
+    if per_head:
+        file = io.StringIO()
+        every = csv.writer(file, lineterminator="\n")
+        every.writerow(["name", "condition", "layer", "head", "segment", "mean"])
+        every.writerows((one.name, *row) for one in measured for row in allocation.per_head(one))
+        put(file.getvalue(), output / "heads.csv")
+
+
+def _show(found: list[Line], measured: list[Allocation], output: Path) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from ctx_models.allocation import SEGMENTS
+
+    console = Console()
+    for one in measured:
+        own = {
+            (x.condition, x.segment): x
+            for x in found
+            if x.name == one.name and x.share == "absolute"
+        }
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("attention on")
+        for condition in ("raw", "chat", "chat - raw"):
+            table.add_column(condition, justify="right", no_wrap=True)
+        for name in SEGMENTS:
+            cells = [own[c, name] for c in ("raw", "chat", "chat - raw")]
+            table.add_row(Text(name), *(f"{cell.mean:.3f} ± {cell.error:.3f}" for cell in cells))
+        layer, head = one.head
+        n = next(iter(own.values())).n
+        title = f"{one.name}: layer {layer}, head {head}, n = {n} prompts, {one.data.get('source')}"
+        console.print(title, markup=False, highlight=False)
+        console.print(table)
+    console.print(f"Figures and numbers: {output}", markup=False, highlight=False)
