@@ -45,6 +45,8 @@ def segment(
         indicator: a token that stands at the end of the user's turn, and belongs to it.
         doc: the document, whose fields are looked for where there is no `raw`.
     """
+    if not chat and raw in (None, prompt):
+        return Prompt([(USER, prompt)], BY_RAW_RUN)
     # Templates trim what they are given.
     user = raw.strip() if raw else ""
     if user and prompt.count(user) == 1:
