@@ -111,9 +111,11 @@ class _Names:
 
     def new(self, name: str) -> Path:
         """A file for a figure of that name."""
-        words = name.replace("α", "alpha")
-        kept = "".join(c if c.isascii() and (c.isalnum() or c == ".") else " " for c in words)
-        stem = "-".join(kept.split())[:120]
+        shown = name.replace("α", "alpha")
+        kept = "".join(c if c.isalnum() or c == "." else " " for c in shown)
+        words = filter(None, (word.strip(".") for word in kept.split()))
+        # File systems allow 255 bytes.
+        stem = "-".join(words).encode()[:200].decode(errors="ignore")
         number = 1
         while (path := self._path(stem, number)) in self.taken:
             number += 1

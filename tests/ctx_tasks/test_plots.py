@@ -1,7 +1,9 @@
-"""The needle heatmap: the right colour in the right cell, readable, the same every time."""
+"""Figures for papers: the right colour in the right place, readable, the same every time."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from ctx_tasks.curves import LINES, Curve, Point
 from ctx_tasks.errors import UserError
-from ctx_tasks.plots import nih_heatmap
+from ctx_tasks.plots import alpha_curve, change_bars, nih_heatmap
+from ctx_tasks.statistics import Difference
+from tests.ctx_tasks import report_data
+from tests.ctx_tasks.result_files import write_run
 
 LOW, HIGH = (matplotlib.colormaps["cividis"](value)[:3] for value in (0.0, 1.0))
 
@@ -96,4 +102,100 @@ def test_another_format_and_no_samples_are_refused_in_one_sentence(tmp_path: Pat
         nih_heatmap([sample(200, 0, 1.0)], tmp_path / "recall.jpeg", "x")
     with pytest.raises(UserError, match="without samples"):
         nih_heatmap([], tmp_path / "recall.png", "x")
+    with pytest.raises(UserError, match="without a change"):
+        change_bars([], tmp_path / "bars.png", "x")
     assert not list(tmp_path.iterdir())
+
+
+# ---- bars, curves and the command ----------------------------------------------------------------
+
+CLEAR, UNCLEAR = Difference(0.2, 0.02, 0.15, 0.25, 40, 20), Difference(-0.1, 0.1, -0.3, 0.1, 40, 9)
+BAR = matplotlib.colors.to_rgb("#1d4fa5")
+
+
+def svg(draw: Any, *arguments: Any) -> str:
+    """The figure's text, which an SVG keeps as text under this setting."""
+    path: Path = arguments[-2] if isinstance(arguments[-2], Path) else arguments[-1]
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        draw(*arguments)
+    return path.read_text(encoding="utf-8")
+
+
+def test_bars_start_at_zero_and_are_pale_where_the_interval_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "bars.png"
+    change_bars([("a", CLEAR), ("b", UNCLEAR)], path, "Template tax")
+    full = pixels(path, BAR)
+    pale = pixels(path, tuple(0.35 * part + 0.65 for part in BAR))
+    assert len(full) > 1000
+    assert len(pale) > 1000
+    # The first is above and to the right of zero, the second below and to its left.
+    assert full[:, 0].mean() < pale[:, 0].mean()
+    assert full[:, 1].min() > pale[:, 1].max() - 0.02
+    # Twice as large, twice as long.
+    lengths = [np.ptp(found[:, 1]) for found in (full, pale)]
+    assert lengths[0] / lengths[1] == pytest.approx(2.0, rel=0.05)
+
+
+def test_bars_name_each_change_and_its_number(tmp_path: Path) -> None:
+    changes = [("cost <b>$x_1$</b>", CLEAR)]
+    text = svg(change_bars, changes, tmp_path / "bars.svg", "Gain $ and $")
+    for words in ("cost &lt;b&gt;$x_1$&lt;/b&gt;, n = 40", "Gain $ and $", "95 % interval"):
+        assert words in text
+
+
+def test_a_curve_names_its_lines_and_axes(tmp_path: Path) -> None:
+    lines = {"NIH recall": [Point(0.9, CLEAR)], "MT-Bench ÷ 9": [Point(0.9, UNCLEAR)]}
+    text = svg(alpha_curve, Curve("model", "compound", lines), tmp_path / "curve.svg")
+    for words in (
+        *("NIH recall, n = 40", "MT-Bench ÷ 9, n = 40", "model: compound"),
+        *("alpha (smaller steers more)", "difference to alpha 1, 95 % interval"),
+    ):
+        assert words in text
+
+
+def test_a_curve_of_every_line_can_be_drawn(tmp_path: Path) -> None:
+    curve = Curve("model", "constant", {name: [Point(0.9, CLEAR)] for name in LINES})
+    alpha_curve(curve, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
+
+
+def test_an_unknown_interval_is_left_out(tmp_path: Path) -> None:
+    nan = float("nan")
+    change_bars([("a", Difference(0.2, nan, nan, nan, 1, 1))], tmp_path / "bars.png", "x")
+    assert len(pixels(tmp_path / "bars.png", BAR)) == 0
+    assert len(pixels(tmp_path / "bars.png", tuple(0.35 * part + 0.65 for part in BAR))) > 1000
+
+
+@pytest.mark.parametrize("format", ["png", "svg"])
+def test_the_command_draws_all_there_is(tmp_path: Path, format: str) -> None:
+    runs = report_data.write(tmp_path / "runs", checkpoints=["../m$a$", "m a", "é" * 300])
+    done = run("plots", runs, "--output", tmp_path / "figures", "--format", format)
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {path.parent for path in tmp_path.rglob(f"*.{format}")} == {tmp_path / "figures"}
+    assert {f"template-tax.{format}", f"gains.{format}", f"alpha-m-a-constant.{format}"} <= names
+    # Two checkpoints whose names make one file name have a file each.
+    assert f"alpha-m-a-constant-2.{format}" in names
+    assert len(names) == 2 + 3 + 3 * 4
+    assert done.stdout.count("Wrote ") == len(names)
+
+
+def test_mistakes_with_the_command_are_one_sentence(tmp_path: Path) -> None:
+    line = report_data.line("squad_contains", "raw", 1)
+    write_run(tmp_path / "bare", {"squad_contains": [line]}, model="m")
+    report_data.write(tmp_path / "runs", checkpoints=["m"])
+    (tmp_path / "file").write_text("")
+    for arguments, said in (
+        ((tmp_path / "bare", "-o", tmp_path / "figures"), "have nothing to draw"),
+        ((tmp_path / "none", "-o", tmp_path / "figures"), "does not exist"),
+        ((tmp_path / "runs", "-o", tmp_path / "file" / "x"), "cannot be written"),
+    ):
+        done = run("plots", *arguments)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ctx_models.cli", *(str(one) for one in arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
