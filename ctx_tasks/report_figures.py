@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean
 
 import matplotlib
@@ -234,7 +235,12 @@ def heatmap(
 
 def colour(recall: float) -> str:
     """Of matplotlib's cividis, for a recall from 0 to 1."""
-    return to_hex(matplotlib.colormaps["cividis"](round(recall, 2)))
+    return _hundredth(round(100 * recall))
+
+
+@cache
+def _hundredth(percent: int) -> str:
+    return to_hex(matplotlib.colormaps["cividis"](percent / 100))
 
 
 def _at(cells: Mapping[tuple[int, int], list[float]], axis: int, value: int) -> list[float]:

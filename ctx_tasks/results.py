@@ -12,7 +12,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -195,18 +195,18 @@ def samples_of(lines: Sequence[Mapping[str, Any]], metric: str) -> Samples:
     return Samples(hashes, _clusters(docs, hashes), {metric: scores})
 
 
-def read_documents(
-    result: TaskResult, wanted: Container[str] | None = None
-) -> Iterator[dict[str, Any]]:
+def read_documents(result: TaskResult, wanted: Set[str] | None = None) -> Iterator[dict[str, Any]]:
     """Whole sample lines, one after the other, with doc hashes as in `read_samples`.
 
     Args:
-        wanted: doc hashes of the lines to give; None for all.
+        wanted: doc hashes of the lines to give, after the last of which no more is read; None for
+            all.
 
     Raises:
         UserError: no sample file, or a malformed line.
     """
     seen: Counter[str] = Counter()
+    given = 0
     line_type = _line_type(())
     decoder = msgspec.json.Decoder(line_type)
     for text, line in _lines(result, lambda text: (text, _decode(decoder, text, line_type))):
@@ -216,6 +216,9 @@ def read_documents(
         doc_hash = _numbered(line.doc_hash, seen[line.doc_hash])
         if wanted is None or doc_hash in wanted:
             yield {**_object(text), "doc_hash": doc_hash}
+            given += 1
+        if wanted is not None and given == len(wanted):
+            return
 
 
 # ---- results files ---------------------------------------------------------------------------
