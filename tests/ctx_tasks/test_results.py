@@ -14,7 +14,7 @@ import pytest
 from ctx_models import nano
 from ctx_tasks.catalogue import task_folder
 from ctx_tasks.errors import UserError
-from ctx_tasks.results import read_documents, read_runs, read_samples
+from ctx_tasks.results import Arm, read_documents, read_runs, read_samples
 from tests.ctx_tasks.result_files import sample, write_run
 
 STEERED = {"alpha": 0.9, "schedule": "compound", "steer_generated": False, "indicator": "[IND]"}
@@ -55,6 +55,13 @@ def test_steering_and_indicator_make_the_arm(tmp_path):
     write_run(tmp_path, {"t": [sample(1.0, 0)]}, chat=True, config={"ctx": STEERED})
     (run,) = read_runs([tmp_path])
     assert run.arm.name == "chat, α 0.9 compound prompt only, [IND]"
+
+
+def test_settings_of_steering_are_no_arm_where_alpha_is_one(tmp_path):
+    ctx = {"alpha": 1.0, "schedule": "compound", "layers": "1-2"}
+    write_run(tmp_path, {"t": [sample(1.0, 0)]}, chat=True, config={"ctx": ctx})
+    (run,) = read_runs([tmp_path])
+    assert run.arm == Arm(chat=True)
 
 
 def test_a_task_with_a_begun_answer_is_an_arm_of_its_own(tmp_path):
