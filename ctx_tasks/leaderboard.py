@@ -239,7 +239,7 @@ def _averages(columns: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
 
 def _ordered(columns: Sequence[str]) -> list[str]:
     known = [name + kind for kind in _KINDS for name in (*_CONTEXT, AVERAGE)]
-    known += dict.fromkeys(_HEADINGS.values())
+    known += [name for name in dict.fromkeys(_HEADINGS.values()) if name not in known]
     rank = {name: place for place, name in enumerate(known)}
     return sorted(columns, key=lambda name: (rank.get(name, len(rank)), name))
 

@@ -139,6 +139,26 @@ def test_every_answer_has_its_output_and_its_prompt_with_the_user_text(shown):
                 assert any(kind == "t" for kind, _ in pieces) == (arm != "raw")
 
 
+def test_columns_stand_in_the_papers_order_and_others_after_them(tmp_path):
+    tasks = ["zebra", "mt_bench", *reversed(report_data.TASKS)]
+    page = report.page(made(report_data.write(tmp_path, checkpoints=["m"], tasks=tasks)))
+    headings = re.findall(
+        r'<th scope="col" class="number" aria-sort="none"><span>(.*?)</span>', page
+    )
+    expected = ["NIH recall", "SQuAD", "QuAC", "DROP", "Avg.", "MT-Bench", "zebra"]
+    assert headings == [*expected, "template tax", "gain over chat"]
+
+
+def test_a_gain_over_fewer_tasks_says_which(tmp_path):
+    report_data.write(tmp_path, checkpoints=["m"])
+    lines = [report_data.line("nih_recall", "alpha 0.5", number) for number in range(12)]
+    settings = {"model": "m", "chat": True, "config": {"ctx": {"alpha": 0.7}}}
+    write_run(tmp_path / "one", {"nih_recall": lines}, **settings)
+    page = report.page(made(tmp_path))
+    # In the table and beside its bar.
+    assert page.count('<span class="n">NIH recall only</span>') == 2
+
+
 def test_other_outputs_are_shown_one_a_line(tmp_path):
     """Choices with their likelihoods, and the answers of two turns."""
     choice = report_data.line("mmlu", "raw", 1, filtered_resps=[[-0.5, True], [-2.0, False]])
