@@ -306,23 +306,23 @@ def _arm(content: Mapping[str, Any], config: Mapping[str, Any]) -> Arm:
     ours = config.get("ctx") or {}
     # Chat endpoints take messages and apply their template out of the harness's sight.
     chat = bool(content.get("chat_template_sha")) or "chat-completions" in str(config.get("model"))
-    marked = {
-        "indicator": _plain(ours.get("indicator")),
-        "indicator_turns": _plain(ours.get("indicator_turns")),
-    }
-    alpha = float(ours.get("alpha", 1.0))
-    if alpha == 1:
-        # Without steering its settings do nothing.
-        return Arm(chat=chat, **marked)
-    return Arm(
+    arm = Arm(
         chat=chat,
-        alpha=alpha,
-        schedule=str(ours.get("schedule", "constant")),
-        steer_generated=bool(ours.get("steer_generated", True)),
-        layers=_plain(ours.get("layers")),
-        heads=_plain(ours.get("heads")),
-        **marked,
+        indicator=_plain(ours.get("indicator")),
+        indicator_turns=_plain(ours.get("indicator_turns")),
     )
+    alpha = float(ours.get("alpha", 1.0))
+    # Without steering its settings do nothing.
+    return arm if alpha == 1 else replace(arm, alpha=alpha, **_steering(ours))
+
+
+def _steering(ours: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "schedule": str(ours.get("schedule", "constant")),
+        "steer_generated": bool(ours.get("steer_generated", True)),
+        "layers": _plain(ours.get("layers")),
+        "heads": _plain(ours.get("heads")),
+    }
 
 
 def _plain(value: Any) -> str | None:
