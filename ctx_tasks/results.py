@@ -380,6 +380,8 @@ def _settings(content: Mapping[str, Any], task: str) -> dict[str, Any]:
             **(config.get("gen_kwargs") or {}),
             "repeats": used.get("repeats", 1),
         },
+        # MT-Bench leaves the arm's indicator out unless told otherwise.
+        "indicator kept": (used.get("metadata") or {}).get("mt_bench_indicator"),
         "data": _data(used, seen),
         "haystack": seen.get("sha256") if "lengths" in seen else None,
     }
