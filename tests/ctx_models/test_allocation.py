@@ -122,6 +122,7 @@ def test_the_command_writes_figures_and_numbers_of_several_models(tmp_path):
         assert len(list(csv.DictReader(file))) == 2 * 2 * 12 * 5
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_sentence(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path)
     tiny.model().save_pretrained(tmp_path)

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ctx_tasks.results import read_documents, read_runs
 
+pytestmark = pytest.mark.slow
 COMMON = ["--tasks", "nano_squad_contains", "--metadata", '{"questions": 8}', "--device", "cpu"]
 COMMON += ["--apply_chat_template", "--log_samples", "--batch_size", "8"]
 

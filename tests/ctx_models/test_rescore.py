@@ -12,6 +12,7 @@ import pytest
 
 from ctx_tasks.results import read_runs, read_samples
 
+pytestmark = pytest.mark.slow
 TASKS = "nano_nih_recall,nano_squad_contains"
 
 

@@ -82,6 +82,7 @@ def test_arms_see_the_same_documents_and_are_run_as_they_say(swept):
     assert said["chat/chat-alpha-0.01 nano_nih_recall"] != said["chat/chat nano_nih_recall"]
 
 
+@pytest.mark.slow
 def test_a_cells_command_gives_its_answers(swept, tmp_path):
     record = json.loads((swept[0] / "out" / "chat" / "chat-alpha-0.01" / "cell.json").read_text())
     words = record["command"].replace(str(swept[0] / "out"), str(tmp_path))
@@ -94,6 +95,7 @@ def test_a_cells_command_gives_its_answers(swept, tmp_path):
         assert lines == cell[f"chat/chat-alpha-0.01 {name}"]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_and_ends_as_if_nothing_had_been(swept, tmp_path):
     words = command(tmp_path)
     deadline = time.monotonic() + 240
@@ -159,6 +161,7 @@ def test_several_mistakes_are_one_message(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_load_leaves_the_others_alone(tmp_path):
     lost = {"name": "lost", "model_args": {"pretrained": str(tmp_path / "nowhere")}}
     plan = {**PLAN, "checkpoints": [lost, PLAN["checkpoints"][0]], "arms": ["raw"]}
