@@ -47,6 +47,22 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     return found if whole and record.get("fingerprint") == cell.fingerprint else None
 
 
+def documents(cell: Cell) -> int:
+    """How many documents a cell evaluates; loads the tasks' data, no model.
+
+    Raises:
+        UserError: data that cannot be loaded, as the run itself would raise it.
+    """
+    with quiet():
+        loaded = _tasks(cell.checkpoint, cell.plan).load(list(cell.tasks))["tasks"]
+    counts = [len(task.eval_docs) for task in loaded.values()]
+    limit = cell.plan.limit
+    if limit is None:
+        return sum(counts)
+    # As in the harness: a share of the documents below 1, else a number.
+    return sum(min(n, int(limit * n) if limit < 1 else int(limit)) for n in counts)
+
+
 def run(plan: Plan) -> dict[str, str]:
     """Run what is not finished; a failing cell does not stop the others.
 

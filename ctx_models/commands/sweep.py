@@ -45,15 +45,25 @@ def _list(plan: object) -> None:
 
     assert isinstance(plan, Plan)
     records = [(cell, sweep.finished(cell)) for cell in cells(plan)]
+    count: dict[tuple[str, ...], int] = {}
+    left, done, seconds = 0, 0, 0.0
     for cell, record in records:
+        tasks = (cell.checkpoint.name, *cell.tasks)
+        if tasks not in count:
+            count[tasks] = sweep.documents(cell)
+        if record is None:
+            left += count[tasks]
+        else:
+            done, seconds = done + count[tasks], seconds + record["seconds"]
         state = "to do" if record is None else f"finished in {record['seconds']:.0f} s"
-        typer.echo(f"{sweep.title(cell)}: {', '.join(cell.tasks)} ({state})")
+        typer.echo(
+            f"{sweep.title(cell)}: {', '.join(cell.tasks)}, {count[tasks]} documents ({state})"
+        )
         typer.echo(f"  {cell.command}")
     todo = sum(record is None for _, record in records)
-    known = [record["seconds"] for _, record in records if record is not None]
     time = (
-        f"about {todo * sum(known) / len(known) / 60:.0f} min by the mean of the finished cells"
-        if known
-        else "no finished cell yet to estimate the time from"
+        f"about {left * seconds / done / 60:.0f} min at the pace of the finished cells"
+        if done
+        else "how long a document takes is known once a cell is finished"
     )
-    typer.echo(f"{len(records)} cells, {todo} to do; {time}.")
+    typer.echo(f"{len(records)} cells, {todo} to do, {left} documents; {time}.")

@@ -121,9 +121,14 @@ def test_other_settings_are_run_again_and_a_dry_run_says_so(swept):
     folder, _ = swept
     done = run(command(folder, "--dry-run"))
     assert done.stdout.count("(finished in") == 9
-    assert "10 cells, 1 to do; about" in done.stdout
+    assert "nano_squad_contains, 8 documents (finished in" in done.stdout
+    assert "chat+prefix: nano_nih_recall_prefix, 4 documents" in done.stdout
+    assert "10 cells, 1 to do, 8 documents; about" in done.stdout
     other = {**PLAN, "metadata": {**PLAN["metadata"], "questions": 3}}
-    assert "10 cells, 10 to do" in run(command(folder, "--dry-run", plan=other)).stdout
+    assert (
+        "10 cells, 10 to do, 64 documents; how long"
+        in run(command(folder, "--dry-run", plan=other)).stdout
+    )
 
 
 @pytest.mark.parametrize(
