@@ -129,7 +129,7 @@ def _answer(line: dict[str, Any]) -> str:
 
 
 def _packed(task: Measured) -> dict[str, Any]:
-    scores = [None if math.isnan(score) else round(float(score), 9) for score in task.scores]
+    scores = [None if math.isnan(score) else float(score) for score in task.scores]
     return {**dataclasses.asdict(task), "scores": scores}
 
 

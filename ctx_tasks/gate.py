@@ -6,8 +6,8 @@ degrees of freedom, after Agresti and Min's addition of half a document to each 
 ("Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine
 24, 2005): without it a few flips, or none, would look like certainty.
 
-* **regression**: the loss is shown to exceed the margin: p < 0.05 after Holm's correction over the
-  tasks, so that no change at all fails a gate of several tasks in at most 5 % of runs;
+* **regression**: the loss is shown to exceed the margin: p < 0.05 after Holm's correction over all
+  tasks of all runs judged together, so that no change at all fails a gate in at most 5 % of cases;
 * **pass**: the upper bound of the loss is within the margin, or every answer is the baseline's word
   for word;
 * **inconclusive**: neither can be shown;
@@ -126,26 +126,44 @@ class Judgement:
 
 
 def judge(
-    baseline: Measurement,
-    result: Measurement,
+    pairs: Sequence[tuple[Measurement, Measurement]],
     margin: Margin,
     margins: Mapping[str, Margin] | None = None,
-) -> Judgement:
-    """Hold a result against its baseline, task by task; `margins` are by task.
+) -> list[Judgement]:
+    """Hold each result against its baseline, task by task; pairs are (baseline, result).
+
+    Args:
+        pairs: corrected together, so give all that one gate decides on.
+        margins: by task, instead of `margin`.
 
     Raises:
-        UserError: a margin for a task the baseline lacks.
+        UserError: a margin for a task no baseline has.
     """
-    unknown = set(margins or {}) - baseline.tasks.keys()
+    _refuse_unknown(margins or {}, pairs)
+    found = [
+        _task(name, old, result.tasks.get(name), (margins or {}).get(name, margin))
+        for baseline, result in pairs
+        for name, old in baseline.tasks.items()
+    ]
+    decided = iter(_corrected(found))
+    return [
+        _judgement(baseline, result, [next(decided) for _ in baseline.tasks])
+        for baseline, result in pairs
+    ]
+
+
+def _refuse_unknown(
+    margins: Mapping[str, Margin], pairs: Sequence[tuple[Measurement, Measurement]]
+) -> None:
+    known = {name: None for baseline, _ in pairs for name in baseline.tasks}
+    unknown = sorted(margins.keys() - known.keys())
     if unknown:
         raise UserError(
-            f"There is a margin for {', '.join(sorted(unknown))}, but the baseline has "
-            f"{', '.join(baseline.tasks)}."
+            f"There is a margin for {', '.join(unknown)}, but the baseline has {', '.join(known)}."
         )
-    chosen = {name: (margins or {}).get(name, margin) for name in baseline.tasks}
-    tasks = _corrected(
-        [_task(n, old, result.tasks.get(n), chosen[n]) for n, old in baseline.tasks.items()]
-    )
+
+
+def _judgement(baseline: Measurement, result: Measurement, tasks: list[TaskVerdict]) -> Judgement:
     extra = sorted(result.tasks.keys() - baseline.tasks.keys())
     notes = [f"Not in the baseline, not judged: {', '.join(extra)}."] if extra else []
     if baseline.arm != result.arm:

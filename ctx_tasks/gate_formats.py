@@ -32,7 +32,7 @@ Named = Sequence[tuple[str, Judgement]]
 def table(judgement: Judgement) -> Table:
     """A line a task: scores, loss with its one-sided 95 % bounds, margin, verdict."""
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shown.add_column("task", no_wrap=True)
+    shown.add_column("task", overflow="fold")  # alone gives way on a narrow terminal
     for head in ("n", "before", "after", "loss, 95 %", "margin"):
         shown.add_column(head, justify="right", no_wrap=True)
     shown.add_column("verdict", no_wrap=True)

@@ -89,9 +89,8 @@ def _gate(
     if baseline is None:
         return 0
     pairs = gate.match(baselines.read(baseline, metric), new)
-    named = [
-        (f"{b.checkpoint}, {b.arm.name}", gate.judge(a, b, tolerated, by_task)) for a, b in pairs
-    ]
+    names = [f"{result.checkpoint}, {result.arm.name}" for _, result in pairs]
+    named = list(zip(names, gate.judge(pairs, tolerated, by_task), strict=True))
     _show(named)
     for path, form in (
         (junit, gate_formats.junit),

@@ -173,6 +173,35 @@ def test_a_baseline_is_small_and_gives_the_same_verdict(tmp_path):
     assert gate("--baseline", file, new) == gate("--baseline", folder, new)
 
 
+def test_a_saved_baseline_keeps_every_digit_of_a_recall(tmp_path):
+    """The same answers pass only where no score moved, not even in its last digit."""
+    folder = write(tmp_path / "a", [1 / 3, 2 / 3, 0.1 + 0.2] * 2)
+    file = tmp_path / "baseline.json"
+    gate("--save", file, folder)
+    code, out, _ = gate("--baseline", file, folder)
+    assert (code, "every answer is the baseline's" in out) == (0, True)
+
+
+def test_p_is_corrected_over_all_runs_of_the_gate(tmp_path):
+    """A loss that one run alone shows is not shown among five runs."""
+    for number in range(5):
+        model = f"org/model-{number}"
+        write(tmp_path / "old" / str(number), hits(300), model=model)
+        write(tmp_path / "new" / str(number), hits(289 if number == 0 else 300), model=model)
+    alone = gate("--baseline", tmp_path / "old" / "0", tmp_path / "new" / "0")
+    together = gate("--baseline", tmp_path / "old", tmp_path / "new")
+    assert (alone[0], together[0]) == (1, 2)
+
+
+def test_the_verdict_is_readable_beside_a_long_name(tmp_path):
+    long = "a_group_of_my_own_with_a_long_name_squad_contains_reworded"
+    old, new = (write(tmp_path / name, hits(300), task=long) for name in ("old", "new"))
+    _, out, _ = gate("--baseline", old, new)
+    [row] = [line for line in out.splitlines() if "0.750" in line]
+    assert row.rstrip().endswith("pass")
+    assert len(row) <= 80
+
+
 def test_reports_for_ci_are_well_formed_and_escaped(tmp_path):
     name = "<b>|`x`\u0001</b>"
     old = write(tmp_path / "a", hits(300), model=name)
