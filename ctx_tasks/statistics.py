@@ -65,7 +65,7 @@ def paired_difference(a: Samples, b: Samples, metric: str, resamples: int = 0) -
         raise UserError(
             f"The two results share no document with a {metric}: compare runs of the same data."
         )
-    return _difference(changes, clusters, resamples)
+    return clustered_difference(changes, clusters, resamples)
 
 
 def paired_changes(a: Samples, b: Samples, metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +138,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def _difference(changes: np.ndarray, clusters: np.ndarray, resamples: int) -> Difference:
+def clustered_difference(
+    changes: np.ndarray, clusters: np.ndarray, resamples: int = 0
+) -> Difference:
+    """Mean of `changes` [n] in `clusters` [n] (numbers from 0); `resamples` as above."""
     mean, error = float(changes.mean()), cluster_error(changes, clusters)
     count = int(clusters.max()) + 1
     if resamples and count > 1:
