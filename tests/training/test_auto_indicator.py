@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from ctx_models import Segment, segment
 from ctx_models.lm import CtxLM
-from training.dependency import default_layer, score_conversation
+from training.dependency import default_layer
 from training.nano.auto_indicator import BY_HEART, Task, best_tau, changes, user_mass
 
 
-def test_the_mass_is_the_score_of_a_response_of_one_token():
-    """Eq. 2's mean over a response without tokens is its value at the prompt's last token."""
+def test_the_mass_is_that_of_the_whole_attention_matrix():
     lm = CtxLM("nano-chat-ind", device="cpu")
-    messages = [{"role": "user", "content": "The home of Zaerel is Drina Hill."}]
-    prompt = str(lm._render(messages, True).text)
-    [found] = user_mass(lm, [prompt])
-    layer = default_layer(lm.model.config.num_hidden_layers)
-    answer = {"role": "assistant", "content": "Drina"}
-    score = score_conversation(lm.model, lm.tokenizer, [*messages, answer], layer=layer)[0]
-    assert 0 < found < 1
-    # Neighbouring rows of one head's attention: near each other, but not the same row.
-    assert found == pytest.approx(score, abs=0.3)
+    prompt = segment(
+        lm.tokenizer,
+        [{"role": "user", "content": "The home of Zaerel is Drina Hill."}],
+        add_generation_prompt=True,
+    )
+    [found] = user_mass(lm, [prompt.text])
+    lm.model.set_attn_implementation("eager")
+    weights = lm.model(torch.tensor([prompt.input_ids]), output_attentions=True).attentions
+    last = weights[default_layer(len(weights))][0, :, -1]
+    user = torch.tensor(prompt.segments) == Segment.USER
+    assert found == pytest.approx(float(last[:, user].sum(dim=1).max()), abs=1e-5)
     with pytest.raises(ValueError, match="not one user turn"):
         user_mass(lm, ["a prompt without template"])
 

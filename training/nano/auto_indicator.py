@@ -25,8 +25,8 @@ from ctx_models.lm import CtxLM
 from ctx_tasks.results import TaskResult, read_documents, read_runs, read_samples
 from ctx_tasks.statistics import (
     Difference,
-    clustered_difference,
     cluster_numbers,
+    clustered_difference,
     mean_difference,
 )
 from training.dependency import default_layer
