@@ -77,6 +77,17 @@ class Line:
     n: int
 
 
+@dataclass(frozen=True)
+class Rank:
+    """A head's attention on the needle: a mean over `n` prompts and its standard error."""
+
+    layer: int
+    head: int
+    mean: float
+    error: float
+    n: int
+
+
 def measure(lm: CtxLM, name: str, settings: dict[str, Any]) -> Allocation:
     """Measure every prompt of the needle test in both conditions, steered and marked as `lm` is.
 
@@ -93,38 +104,42 @@ def measure(lm: CtxLM, name: str, settings: dict[str, Any]) -> Allocation:
         for condition in CONDITIONS:
             tokens = lm._tokens(_prompt(lm, row, chat=condition == "chat"))
             found[condition].append(_last_row(lm, tokens))
-    several = len({row["needle_id"] for row in rows}) > 1
-    clusters = [str(row["needle_id"] if several else number) for number, row in enumerate(rows)]
     shares = {condition: np.stack(parts) for condition, parts in found.items()}
-    return Allocation(name, shares, cluster_numbers(clusters), data)
+    return Allocation(name, shares, _clusters(rows), data)
 
 
-def needle_ranking(lm: CtxLM, settings: dict[str, Any]) -> list[tuple[float, int, int]]:
-    """Mean attention on the needle's tokens: (share, layer, head), strongest first.
+def needle_ranking(lm: CtxLM, settings: dict[str, Any]) -> list[Rank]:
+    """Attention on the needle's tokens, head by head, strongest first (retrieval heads).
 
-    In the chat condition, at the last prompt token: heads that fetch the answer (retrieval heads).
+    In the chat condition, at the last prompt token.
     """
     rows, _ = _rows(settings)
-    total: Any = 0.0
+    found = []
     for row in tqdm(rows, desc="needle", unit=" prompts"):
         marked = _only(_prompt(lm, row, chat=True), row["needle"])
-        total = total + _last_row(lm, lm._tokens(marked))[..., Segment.USER]
-    means = total / len(rows)
-    ranked = [(float(means[layer, head]), layer, head) for layer, head in np.ndindex(means.shape)]
-    return sorted(ranked, reverse=True)
+        found.append(_last_row(lm, lm._tokens(marked))[..., Segment.USER])
+    shares, clusters = np.stack(found), _clusters(rows)
+    ranked = [
+        Rank(layer, head, *_mean(shares[:, layer, head], clusters))
+        for layer, head in np.ndindex(shares.shape[1:])
+    ]
+    return sorted(ranked, key=lambda rank: -rank.mean)
 
 
-def heads_json(ranking: Sequence[tuple[float, int, int]], count: int) -> str:
+def heads_json(ranking: Sequence[Rank], count: int) -> str:
     """The `count` strongest heads in the JSON that `hf-ctx heads=` reads.
 
     Raises:
         UserError: a count that is not there.
     """
     if not 1 <= count <= len(ranking):
-        raise UserError(f"--heads {count} is out of range: this model has {len(ranking)} heads.")
+        raise UserError(
+            f"--by-head {count} is out of range: this model has {len(ranking)} heads; give 1 to "
+            f"{len(ranking)}."
+        )
     heads: dict[int, list[int]] = {}
-    for _, layer, head in ranking[:count]:
-        heads.setdefault(layer, []).append(head)
+    for rank in ranking[:count]:
+        heads.setdefault(rank.layer, []).append(rank.head)
     return json.dumps({str(layer): sorted(heads[layer]) for layer in sorted(heads)}) + "\n"
 
 
@@ -150,10 +165,19 @@ def lines(allocation: Allocation) -> list[Line]:
 def _line(
     allocation: Allocation, condition: str, segment: str, share: str, values: np.ndarray
 ) -> Line:
-    error = cluster_error(values, allocation.clusters)
-    return Line(
-        allocation.name, condition, segment, share, float(values.mean()), error, len(values)
-    )
+    return Line(allocation.name, condition, segment, share, *_mean(values, allocation.clusters))
+
+
+def _mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float, int]:
+    """Mean over prompts, its standard error, and their number."""
+    return float(values.mean()), cluster_error(values, clusters), len(values)
+
+
+def _clusters(rows: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Cells with one needle are a cluster where there are several needles; else each is its own."""
+    several = len({row["needle_id"] for row in rows}) > 1
+    names = [str(row["needle_id"] if several else number) for number, row in enumerate(rows)]
+    return cluster_numbers(names)
 
 
 def _rows(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -198,10 +222,25 @@ def _last_row(lm: CtxLM, tokens: Segmented) -> np.ndarray:
     return found
 
 
-def per_head(allocation: Allocation) -> Iterator[tuple[str, int, int, str, float]]:
-    """Mean absolute share of every head: condition, layer, head, segment, mean."""
+def per_layer(allocation: Allocation) -> Iterator[dict[str, Any]]:
+    """Absolute shares of every layer, the mean of its heads: a row a condition and segment."""
     for condition, found in allocation.shares.items():
-        means = found.mean(axis=0)
-        for layer, head in np.ndindex(means.shape[:2]):
-            for name, segment in SEGMENTS.items():
-                yield condition, layer, head, name, float(means[layer, head, segment])
+        for layer in range(found.shape[1]):
+            yield from _shares(allocation, condition, found[:, layer].mean(axis=1), layer=layer)
+
+
+def per_head(allocation: Allocation) -> Iterator[dict[str, Any]]:
+    """Absolute shares of every head: a row a condition and segment."""
+    for condition, found in allocation.shares.items():
+        for layer, head in np.ndindex(found.shape[1:3]):
+            yield from _shares(allocation, condition, found[:, layer, head], layer=layer, head=head)
+
+
+def _shares(
+    allocation: Allocation, condition: str, values: np.ndarray, **place: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of [prompts, segments]."""
+    for segment, number in SEGMENTS.items():
+        mean, error, n = _mean(values[:, number], allocation.clusters)
+        where = {"name": allocation.name, "condition": condition, **place, "segment": segment}
+        yield {**where, "mean": mean, "error": error, "n": n}

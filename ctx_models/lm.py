@@ -104,6 +104,9 @@ class CtxLM(HFLM):
         if peft and tokenizer is None and (Path(peft) / "tokenizer_config.json").exists():
             tokenizer = peft
         _refuse_misspelt(kwargs)
+        # HFLM's own default is "cuda", also where there is none.
+        if kwargs.get("device") is None:
+            kwargs["device"] = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             super().__init__(pretrained, tokenizer=tokenizer, peft=peft, **kwargs)
         except OSError as error:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,11 +34,17 @@ def command(
     depths: Annotated[int, typer.Option(help="Needle depths of the grid.")] = 20,
     haystack: Annotated[str, typer.Option(help="builtin, essays, or a path.")] = "builtin",
     needles: Annotated[str, typer.Option(help="paper, several, or a YAML file.")] = "paper",
-    heads: Annotated[
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="Also layers.csv, means over heads.")
+    ] = False,
+    per_head: Annotated[bool, typer.Option("--per-head", help="Also heads.csv.")] = False,
+    by_head: Annotated[
         int | None,
-        typer.Option(help="Also write the so many heads that attend most to the needle."),
+        typer.Option(
+            help="Also rank the heads by attention on the needle, and write the so many "
+            "strongest to heads.json, for hf-ctx heads=."
+        ),
     ] = None,
-    per_head: Annotated[bool, typer.Option("--per-head", help="Also a CSV of all heads.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Show where attention goes, with and without the chat template (Figures 3 and 4).
@@ -43,13 +53,13 @@ def command(
     Examples:
       ctx-eval attention --model_args pretrained=M --max_length 4000
       ctx-eval attention --model_args pretrained=M --model_args pretrained=M,alpha=0.9
-      ctx-eval attention --model_args pretrained=M --heads 8   # for hf-ctx heads=
+      ctx-eval attention --model_args pretrained=M --by-head 8
     """
     from ctx_models import allocation
     from ctx_models.allocation_figure import draw
 
-    if heads is not None and len(model_args or [""]) > 1:
-        raise UserError("--heads ranks the heads of one model: give one --model_args.")
+    if by_head is not None and len(model_args or [""]) > 1:
+        raise UserError("--by-head ranks the heads of one model: give one --model_args.")
     grid = {"max_length": max_length, "lengths": lengths, "depths": depths}
     found: list[Line] = []
     measured: list[Allocation] = []
@@ -59,10 +69,17 @@ def command(
         one = allocation.measure(lm, arguments or "nano-chat (bundled)", settings)
         measured.append(one)
         found += allocation.lines(one)
-        if heads is not None:
+        if by_head is not None:
             ranking = allocation.needle_ranking(lm, settings)
-            put(allocation.heads_json(ranking, heads), output / "heads.json")
-    _write(found, measured, output, per_head)
+            put(allocation.heads_json(ranking, by_head), output / "heads.json")
+            _table([dataclasses.asdict(rank) for rank in ranking], output / "needle_heads.csv")
+    _write(found, measured, output)
+    if per_layer:
+        _table(
+            [row for one in measured for row in allocation.per_layer(one)], output / "layers.csv"
+        )
+    if per_head:
+        _table([row for one in measured for row in allocation.per_head(one)], output / "heads.csv")
     draw(found, output / "attention.png")
     draw(found, output / "attention.svg")
     _show(found, measured, output)
@@ -89,28 +106,20 @@ def _load(arguments: str, device: str | None) -> tuple[Any, dict[str, Any]]:
     return lm, settings
 
 
-def _write(found: list[Line], measured: list[Allocation], output: Path, per_head: bool) -> None:
-    import csv
-    import dataclasses
-    import io
-    import json
-
-    from ctx_models import allocation
-
+def _write(found: list[Line], measured: list[Allocation], output: Path) -> None:
     rows = [dataclasses.asdict(line) for line in found]
     models = [{"name": one.name, "head": one.head, "data": one.data} for one in measured]
     put(json.dumps({"models": models, "shares": rows}, indent=1) + "\n", output / "attention.json")
+    _table(rows, output / "attention.csv")
+
+
+def _table(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write rows of the same columns as CSV."""
     file = io.StringIO()
     writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    put(file.getvalue(), output / "attention.csv")
-    if per_head:
-        file = io.StringIO()
-        every = csv.writer(file, lineterminator="\n")
-        every.writerow(["name", "condition", "layer", "head", "segment", "mean"])
-        every.writerows((one.name, *row) for one in measured for row in allocation.per_head(one))
-        put(file.getvalue(), output / "heads.csv")
+    put(file.getvalue(), path)
 
 
 def _show(found: list[Line], measured: list[Allocation], output: Path) -> None:

@@ -14,10 +14,11 @@ allocations) over the loaded model. The sides take turns, and the ratio is that 
 exit status is 1 if a target is missed: 8 times the conversations per second, 1/15 of the memory,
 scores equal to 1e-4.
 
-On a CPU the speed target is out of reach: a forward pass is bound by its matrix products, of which
-the usual way does 2047 x (22 layers and the LM head) for our 1361 x 15 on these conversations, 2.3
-times as many. Measured on two shared cores (`--layers 8 --usual 2 --rounds 1`): 3.3 times the
-conversations per second, 1/16 of the memory, largest difference of a score 9e-8.
+On a CPU the speed target is out of reach: ours spends 80 % of its time in matrix products at the
+machine's full float32 rate, which alone would give 7 times. Measured on two shared cores, otherwise
+idle: `--layers 22 --usual 4 --rounds 1` 5.7 times the conversations per second, 1/31 of the memory,
+largest difference of a score 3.6e-7; with `--dtype bfloat16 --usual 3` 7.4 times and 1/23, where
+both sides round and scores differ by up to 6e-3.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ BATCH_TOKENS = 16384 if CUDA else 2048
 SPEED, MEMORY, EQUAL = 8, 1 / 15, 1e-4
 
 
-def model(layers: int) -> Any:
+def model(layers: int, dtype: str) -> Any:
     """A random model of TinyLlama's shape, weights large enough for uneven attention."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -60,7 +61,8 @@ def model(layers: int) -> Any:
         max_position_embeddings=2048,
         initializer_range=0.04,
     )
-    return AutoModelForCausalLM.from_config(config).eval().to("cuda" if CUDA else "cpu")
+    built = AutoModelForCausalLM.from_config(config).eval()
+    return built.to("cuda" if CUDA else "cpu", getattr(torch, dtype))
 
 
 def conversations(count: int) -> list[Encoded]:
@@ -99,9 +101,9 @@ def _usual(model: Any, encoded: Encoded, layer: int) -> Scores:
     return [None if turn is None else strongest[turn].mean().item() for turn in encoded.turns]
 
 
-def measure(side: str, layers: int, count: int) -> dict[str, Any]:
+def measure(side: str, layers: int, count: int, dtype: str) -> dict[str, Any]:
     """Seconds, growth of the peak in MiB, and scores of one side, in this process."""
-    built, encoded, layer = model(layers), conversations(count), default_layer(layers)
+    built, encoded, layer = model(layers, dtype), conversations(count), default_layer(layers)
     with torch.no_grad():
         built(
             torch.zeros(1, 8, dtype=torch.long, device=built.device)
@@ -131,9 +133,9 @@ def _status(key: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":"))
 
 
-def in_process(side: str, layers: int, count: int) -> dict[str, Any]:
+def in_process(side: str, layers: int, count: int, dtype: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.benchmarks.scoring", "--side", side]
-    command += ["--layers", str(layers), "--conversations", str(count)]
+    command += ["--layers", str(layers), "--conversations", str(count), "--dtype", dtype]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -145,7 +147,7 @@ def compare(options: argparse.Namespace) -> bool:
     runs: dict[str, list[dict[str, Any]]] = {"usual": [], "ours": []}
     for _ in range(options.rounds):
         for side, count in counts.items():
-            runs[side].append(in_process(side, options.layers, count))
+            runs[side].append(in_process(side, options.layers, count, options.dtype))
     seconds, memory = (
         {side: statistics.median(run[key] for run in found) for side, found in runs.items()}
         for key in ("seconds", "mebibytes")
@@ -153,7 +155,7 @@ def compare(options: argparse.Namespace) -> bool:
     gap = max(_gap(*pair) for pair in zip(runs["usual"], runs["ours"], strict=True))
     print(
         f"{options.layers} layers, scored layer {default_layer(options.layers)}, "
-        f"float32, {'GPU' if CUDA else 'CPU'}"
+        f"{options.dtype}, {'GPU' if CUDA else 'CPU'}"
     )
     print(f"{'':8}{'conversations':>14}{'seconds each':>14}{'extra peak MiB':>16}")
     for side, count in counts.items():
@@ -182,10 +184,13 @@ def main() -> int:
     parser.add_argument("--conversations", type=int, default=20)
     parser.add_argument("--usual", type=int, default=4, help="conversations of the slow side")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--side", choices=["usual", "ours"], help="measure one side, print JSON")
     options = parser.parse_args()
     if options.side:
-        print(json.dumps(measure(options.side, options.layers, options.conversations)))
+        print(
+            json.dumps(measure(options.side, options.layers, options.conversations, options.dtype))
+        )
         return 0
     return 0 if compare(options) else 1
 

@@ -89,26 +89,28 @@ def test_lines_are_means_changes_and_renormalised_shares(plain):
 def test_the_strongest_heads_are_written_as_hf_ctx_reads_them(tmp_path):
     ranking = needle_ranking(model(), SETTINGS)
     assert len(ranking) == 12
-    assert ranking == sorted(ranking, reverse=True)
+    assert [rank.mean for rank in ranking] == sorted((r.mean for r in ranking), reverse=True)
+    assert all(rank.error > 0 and rank.n == 4 for rank in ranking)
     # nano's induction heads, which copy, are those of layer 1.
-    assert {layer for _, layer, _ in ranking[:2]} == {1}
+    assert {rank.layer for rank in ranking[:2]} == {1}
     path = tmp_path / "heads.json"
     path.write_text(heads_json(ranking, 3))
     assert sum(len(heads) for heads in read_heads(path).values()) == 3
     assert model(alpha=0.5, heads=str(path)).steering.heads == read_heads(path)
-    with pytest.raises(UserError, match="--heads 13 is out of range: this model has 12 heads"):
+    with pytest.raises(UserError, match="--by-head 13 is out of range: this model has 12 heads"):
         heads_json(ranking, 13)
 
 
 def attention(*arguments):
-    command = [sys.executable, "-m", "ctx_models.cli", "attention", "--device", "cpu", *arguments]
+    """The command as in the README: without a --device."""
+    command = [sys.executable, "-m", "ctx_models.cli", "attention", *arguments]
     return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_the_command_writes_figures_and_numbers_of_several_models(tmp_path):
     words = ["--model_args", "pretrained=nano-chat"]
     words += ["--model_args", "pretrained=nano-chat-ind,indicator=[IND]"]
-    words += ["--max_length", "300", "--lengths", "2", "--depths", "2", "--per-head"]
+    words += ["--max_length", "300", "--lengths", "2", "--depths", "2", "--per-head", "--per-layer"]
     done = attention(*words, "-o", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "chat - raw" in done.stdout
@@ -119,7 +121,28 @@ def test_the_command_writes_figures_and_numbers_of_several_models(tmp_path):
     with (tmp_path / "out" / "attention.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(content["shares"]) == 2 * (15 + 9)
     with (tmp_path / "out" / "heads.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 2 * 2 * 12 * 5
+        heads = list(csv.DictReader(file))
+    with (tmp_path / "out" / "layers.csv").open() as file:
+        layers = list(csv.DictReader(file))
+    assert len(heads) == 2 * 2 * 12 * 5
+    layer = [row for row in layers if row["layer"] == "1" and row["segment"] == "user"]
+    parts = [row for row in heads if row["layer"] == "1" and row["segment"] == "user"]
+    assert np.mean([float(row["mean"]) for row in parts]) == pytest.approx(
+        np.mean([float(row["mean"]) for row in layer])
+    )
+    assert {row["n"] for row in heads + layers} == {"4"}
+
+
+def test_the_command_ranks_the_heads(tmp_path):
+    words = ["--model_args", "pretrained=nano-chat", "--max_length", "300", "--lengths", "1"]
+    done = attention(*words, "--depths", "2", "--by-head", "2", "-o", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    strongest = {layer: len(heads) for layer, heads in read_heads(tmp_path / "heads.json").items()}
+    assert strongest == {1: 2}
+    with (tmp_path / "needle_heads.csv").open() as file:
+        ranking = list(csv.DictReader(file))
+    assert [ranking[0][key] for key in ("layer", "n")] == ["1", "2"]
+    assert len(ranking) == 12
 
 
 @pytest.mark.slow
@@ -135,7 +158,7 @@ def test_mistakes_are_one_sentence(tmp_path):
         (["--model_args", "pretrained=nano-chat,alpha=2"], "alpha=2"),
         (["--model_args", f"pretrained={tmp_path}"], "no chat template"),
         (["--max_length", "5000"], "5000"),
-        ([*two, "--heads", "2"], "give one --model_args"),
+        ([*two, "--by-head", "2"], "give one --model_args"),
         (["--haystack", "nowhere.txt"], "nowhere.txt"),
     ]:
         done = attention(*words)
