@@ -28,10 +28,11 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.plots import nih_heatmap
 
 from . import nano
+from .arm import read_arm
 from .evaluation import evaluate, quiet
 from .indicator import INDICATOR
 from .lm import CtxLM
-from .steering import Schedule, Steering
+from .steering import Schedule
 
 # The harness calls these --metadata: cells and questions an arm. Nothing is 20 x 20 and 400.
 QUICK = {"lengths": 6, "depths": 6, "questions": 40}
@@ -108,8 +109,7 @@ class Arm:
         return shlex.join([*words, "--output_path", str(output / self.name / "results.json")])
 
 
-# Arms of one checkpoint stand together, raw first: a loaded model that has applied its template
-# once records it from then on.
+# Arms of one checkpoint stand together: it is loaded once.
 RAW, CHAT = Arm("nano-chat", chat=False), Arm("nano-chat")
 STEERED = tuple(
     Arm("nano-chat", alpha=alpha, schedule=schedule)
@@ -206,8 +206,7 @@ def _evaluated(
 
 
 def _run_arm(model: CtxLM, arm: Arm, tasks: TaskManager, output: Path) -> Row:
-    model.steering = Steering(arm.alpha, schedule=arm.schedule)
-    model.indicator = arm.indicator
+    model.set_arm(read_arm(arm.alpha, arm.schedule, indicator=arm.indicator))
     results = evaluate(
         model,
         output / arm.name,

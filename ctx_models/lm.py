@@ -19,7 +19,7 @@ from difflib import get_close_matches
 from hashlib import blake2b
 from inspect import signature
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,10 +30,11 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.prompts import WithoutIndicator
 
 from . import attention, nano
+from .arm import ArmSettings, read_arm
 from .fingerprint import check_cache, checkpoint_fingerprint, short_hash
 from .indicator import Turns, check_indicator
 from .spans import Rendered, Segment, Segmented, raw, render, tokenize, with_response
-from .steering import Steering, read_heads, steer
+from .steering import steer
 
 logger = logging.getLogger(__name__)
 
@@ -89,17 +90,9 @@ class CtxLM(HFLM):
             logger.warning("hf-ctx got no `pretrained`: this is the bundled %s.", nano.DEFAULT)
         if pretrained is None or isinstance(pretrained, str):
             pretrained = nano.resolve(pretrained)
-        self.steering = Steering(
-            alpha=_number("alpha", alpha),
-            schedule=schedule,  # type: ignore[arg-type]
-            steer_generated=steer_generated,
-            layers=parse_layers(layers),
-            heads=None if heads is None else read_heads(heads),
+        self._take(
+            read_arm(alpha, schedule, steer_generated, layers, heads, indicator, indicator_turns)
         )
-        if indicator_turns not in get_args(Turns):
-            raise UserError(f"indicator_turns={indicator_turns!r}: choose last or all.")
-        self.indicator = indicator
-        self.indicator_turns: Turns = indicator_turns  # type: ignore[assignment]
         self.indicator_strict = indicator_strict
         if peft and tokenizer is None and (Path(peft) / "tokenizer_config.json").exists():
             tokenizer = peft
@@ -118,14 +111,34 @@ class CtxLM(HFLM):
         if self.steering.active:
             self._check_model()
         self._user_mask: torch.Tensor | None = None
-        self._row_masks: dict[bytes, np.ndarray] = {}
         self._probing = False
+
+    def _take(self, arm: ArmSettings) -> None:
+        """Note the settings of an arm and forget what was noted under another."""
+        self.steering = arm.steering
+        self.indicator = arm.indicator
+        self.indicator_turns: Turns = arm.indicator_turns
+        self._row_masks: dict[bytes, np.ndarray] = {}
         self._templated = False
         self._paths: set[str] = set()
+
+    def set_arm(self, arm: ArmSettings) -> None:
+        """Make this loaded model the one that the arguments of `arm` would have loaded.
+
+        Raises:
+            UserError: an indicator that the tokenizer, or steering that the model does not take.
+        """
+        self._take(arm)
+        self._check_indicator()
+        if self.steering.active:
+            self._check_model()
 
     def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
         """HFLM makes the tokenizer before the model: check the indicator there, not after."""
         super()._create_tokenizer(*args, **kwargs)
+        self._check_indicator()
+
+    def _check_indicator(self) -> None:
         if self.indicator is not None:
             check_indicator(self.tokenizer, self.indicator, strict=self.indicator_strict)
 
@@ -358,26 +371,6 @@ class CtxLM(HFLM):
         super().set_cache_hook(cache_hook)
 
 
-def parse_layers(value: str | int | list[int] | None) -> tuple[int, ...] | None:
-    """Layer indices from "8-15", "3+5+9" or both mixed, an int, or a list of ints.
-
-    Raises:
-        UserError: anything else.
-    """
-    if value is None or isinstance(value, list):
-        return None if value is None else tuple(value)
-    layers: list[int] = []
-    try:
-        for part in str(value).split("+"):
-            first, _, last = part.partition("-")
-            layers.extend(range(int(first), int(last or first) + 1))
-    except ValueError as error:
-        raise UserError(
-            f'layers={value!r} cannot be read: write ranges and single layers such as "8-15+20".'
-        ) from error
-    return tuple(layers)
-
-
 _OWN_ARGUMENTS = [name for name in signature(CtxLM.__init__).parameters if name != "kwargs"]
 
 
@@ -388,13 +381,6 @@ def _refuse_misspelt(arguments: dict[str, Any]) -> None:
         close = get_close_matches(name, _OWN_ARGUMENTS, n=1, cutoff=0.75)
         if name not in known and close:
             raise UserError(f"{name}={value} is not a model argument: did you mean {close[0]}?")
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}={value!r} is not a number.") from error
 
 
 def _digest(ids: np.ndarray) -> bytes:

@@ -27,10 +27,9 @@ from ctx_tasks.catalogue import task_folder, tasks
 from ctx_tasks.errors import UserError
 
 from . import nano
+from .arm import read_arm
 from .evaluation import evaluate, quiet
-from .indicator import check_indicator
-from .lm import CtxLM, parse_layers
-from .steering import Steering, read_heads
+from .lm import CtxLM
 from .sweep_plan import Cell, Checkpoint, Plan, cells
 
 _RECORD = "cell.json"
@@ -137,7 +136,7 @@ def _tasks(checkpoint: Checkpoint, plan: Plan) -> TaskManager:
 
 def _run(model: Any, cell: Cell, manager: TaskManager) -> None:
     if isinstance(model, CtxLM):
-        _set_arm(model, cell.arm.settings)
+        model.set_arm(read_arm(**cell.arm.settings))
     start = time.monotonic()
     staged = cell.folder.with_name(f".{cell.folder.name}.whole")
     results = evaluate(
@@ -154,26 +153,6 @@ def _run(model: Any, cell: Cell, manager: TaskManager) -> None:
     )
     if results is not None:
         _finish(cell, staged, time.monotonic() - start)
-
-
-def _set_arm(model: CtxLM, settings: dict[str, Any]) -> None:
-    """Make a loaded model the one that these arguments would have loaded."""
-    model.steering = Steering(
-        alpha=float(settings.get("alpha", 1.0)),
-        schedule=settings.get("schedule", "constant"),
-        steer_generated=bool(settings.get("steer_generated", True)),
-        layers=parse_layers(settings.get("layers")),
-        heads=read_heads(settings["heads"]) if settings.get("heads") else None,
-    )
-    model.indicator = settings.get("indicator")
-    model.indicator_turns = settings.get("indicator_turns", "last")
-    if model.indicator is not None:
-        check_indicator(model.tokenizer, model.indicator, strict=model.indicator_strict)
-    if model.steering.active:
-        model._check_model()
-    model._templated = False
-    model._paths = set()
-    model._row_masks = {}
 
 
 def _finish(cell: Cell, staged: Path, seconds: float) -> None:

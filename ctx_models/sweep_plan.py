@@ -32,8 +32,17 @@ from .fingerprint import checkpoint_fingerprint, short_hash
 
 _KEYS = {"checkpoints", "arms", "tasks", "metadata", "limit", "batch_size", "device", "output"}
 _NAMED = {"raw": {"chat": False}, "chat": {}, "chat+prefix": {"prefix": True}}
-_OURS = ("alpha", "schedule", "steer_generated", "layers", "heads", "indicator", "indicator_turns")
-_ARM_KEYS = {"name", "chat", "prefix", *_OURS}
+# The model arguments of hf-ctx that make an arm (`arm.read_arm`); all others load a checkpoint.
+ARM_ARGUMENTS = (
+    "alpha",
+    "schedule",
+    "steer_generated",
+    "layers",
+    "heads",
+    "indicator",
+    "indicator_turns",
+)
+_ARM_KEYS = {"name", "chat", "prefix", *ARM_ARGUMENTS}
 # The task that begins the answer for the model, of those that have one.
 _PREFIXED = {
     "nih_recall": "nih_recall_prefix",
@@ -208,7 +217,7 @@ def _checkpoint(given: Any, wrong: list[str]) -> Checkpoint:
     if not isinstance(arguments, dict):
         wrong.append(f"checkpoint {given['name']}: model_args must be a mapping")
         arguments = {}
-    ours = [key for key in _OURS if key in arguments]
+    ours = [key for key in ARM_ARGUMENTS if key in arguments]
     wrong += [f"checkpoint {given['name']}: {key} belongs to an arm" for key in ours]
     return Checkpoint(str(given["name"]), str(given.get("model", "hf-ctx")), arguments)
 
@@ -229,14 +238,14 @@ def _arm(given: Any, wrong: list[str]) -> SweepArm:
         f"arm {name}: unknown key {key!r} (known: {', '.join(sorted(_ARM_KEYS))})"
         for key in settings.keys() - _ARM_KEYS
     ]
-    ours = {key: settings[key] for key in _OURS if key in settings}
+    ours = {key: settings[key] for key in ARM_ARGUMENTS if key in settings}
     return SweepArm(name, bool(settings.get("chat", True)), bool(settings.get("prefix")), ours)
 
 
 def _arm_name(settings: dict[str, Any]) -> str:
     words = ["chat" if settings.get("chat", True) else "raw"]
     words += ["prefix"] if settings.get("prefix") else []
-    words += [f"{key}-{settings[key]}" for key in _OURS if key in settings]
+    words += [f"{key}-{settings[key]}" for key in ARM_ARGUMENTS if key in settings]
     return "-".join(words)
 
 
@@ -255,10 +264,13 @@ def _checked(plan: Plan) -> list[str]:
 
 
 def _checked_arm(arm: SweepArm, plan: Plan) -> list[str]:
+    from .arm import read_arm  # pulls torch, which a sweep file with mistakes needs not
+
     wrong = []
     try:
-        _settings(arm)
-    except (UserError, ValueError, TypeError) as error:
+        # What hf-ctx would raise for these arguments, before any model loads.
+        read_arm(**arm.settings)
+    except UserError as error:
         wrong.append(f"arm {arm.name}: {str(error).rstrip('.')}")
     if arm.prefix and not any(task in _PREFIXED for task in plan.tasks):
         wrong.append(f"arm {arm.name}: none of the tasks begins an answer; add nih_recall")
@@ -269,20 +281,3 @@ def _checked_arm(arm: SweepArm, plan: Plan) -> list[str]:
             f"{', '.join(others)}"
         )
     return wrong
-
-
-def _settings(arm: SweepArm) -> None:
-    """Raise what hf-ctx would raise for these arguments, before any model loads."""
-    from .lm import parse_layers
-    from .steering import Steering, read_heads
-
-    given = arm.settings
-    Steering(
-        alpha=float(given.get("alpha", 1.0)),
-        schedule=given.get("schedule", "constant"),
-        steer_generated=bool(given.get("steer_generated", True)),
-        layers=parse_layers(given.get("layers")),
-        heads=read_heads(given["heads"]) if given.get("heads") else None,
-    )
-    if given.get("indicator_turns", "last") not in ("last", "all"):
-        raise UserError(f"indicator_turns={given['indicator_turns']!r}: choose last or all")
