@@ -4,26 +4,26 @@ Figures 3 and 4 of arXiv 2411.02688: over the needle test's prompts with the res
 and without the chat template. Shares are those of one head, the most representative one: of all
 layers and heads the one with the largest user share, averaged over prompts and both conditions, so
 that the change from raw to chat is that of a single head. Only the last query row is asked for
-(`segment_mass(last_tokens=1)`); no tokens x tokens matrix is built.
+(`segment_mass(last_tokens=1)`); no tokens x tokens matrix is built. `allocation_run` measures whole
+models.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ctx_tasks import needle
 from ctx_tasks.errors import UserError
 from ctx_tasks.statistics import cluster_error, cluster_numbers
 
-from .attention import require_softmax_attention, segment_mass
+from .attention import segment_mass
 from .lm import CtxLM
 from .spans import Rendered, Segment, Segmented, Span, raw, with_response
 
@@ -36,6 +36,9 @@ SEGMENTS = {
     "BOS and special": Segment.SPECIAL,
     "system": Segment.SYSTEM,
 }
+# A row of the needle test (`ctx_tasks.needle.build`), and what was measured of each.
+Row = Mapping[str, Any]
+Rows = Sequence[np.ndarray]
 _RENORMALISED = ("user", "response prefix", "BOS and special")
 
 
@@ -88,37 +91,39 @@ class Rank:
     n: int
 
 
-def measure(lm: CtxLM, name: str, settings: dict[str, Any]) -> Allocation:
-    """Measure every prompt of the needle test in both conditions, steered and marked as `lm` is.
+def prompt_shares(lm: CtxLM, row: Row) -> np.ndarray:
+    """Shares of one prompt in both conditions, steered and marked as `lm` is.
 
-    Args:
-        settings: as `ctx_tasks.needle.nih` takes them.
+    Returns:
+        float32 [conditions, layers, heads, len(Segment)], at the last prompt token.
 
     Raises:
-        UserError: no chat template, or a model without softmax attention.
+        UserError: a prompt longer than the window, or a model without softmax attention.
     """
-    require_softmax_attention(lm.model)
-    rows, data = _rows(settings)
-    found: dict[str, list[np.ndarray]] = {condition: [] for condition in CONDITIONS}
-    for row in tqdm(rows, desc=name, unit=" prompts"):
-        for condition in CONDITIONS:
-            tokens = lm._tokens(_prompt(lm, row, chat=condition == "chat"))
-            found[condition].append(_last_row(lm, tokens))
-    shares = {condition: np.stack(parts) for condition, parts in found.items()}
-    return Allocation(name, shares, _clusters(rows), data)
+    chats = [condition == "chat" for condition in CONDITIONS]
+    return np.stack([_last_row(lm, lm._tokens(_prompt(lm, row, chat=chat))) for chat in chats])
 
 
-def needle_ranking(lm: CtxLM, settings: dict[str, Any]) -> list[Rank]:
-    """Attention on the needle's tokens, head by head, strongest first (retrieval heads).
+def needle_shares(lm: CtxLM, row: Row) -> np.ndarray:
+    """Attention on the needle's tokens at the last prompt token, with the chat template.
 
-    In the chat condition, at the last prompt token.
+    Returns:
+        float32 [layers, heads]. Raises as `prompt_shares`.
     """
-    rows, _ = _rows(settings)
-    found = []
-    for row in tqdm(rows, desc="needle", unit=" prompts"):
-        marked = _only(_prompt(lm, row, chat=True), row["needle"])
-        found.append(_last_row(lm, lm._tokens(marked))[..., Segment.USER])
-    shares, clusters = np.stack(found), _clusters(rows)
+    marked = _only(_prompt(lm, row, chat=True), row["needle"])
+    return _last_row(lm, lm._tokens(marked))[..., Segment.USER]
+
+
+def allocation(name: str, rows: Sequence[Row], data: dict[str, Any], found: Rows) -> Allocation:
+    """The shares of a model from `prompt_shares` of each row."""
+    shares = np.stack(found).astype(np.float64)
+    by_condition = {condition: shares[:, i] for i, condition in enumerate(CONDITIONS)}
+    return Allocation(name, by_condition, _clusters(rows), data)
+
+
+def needle_ranking(rows: Sequence[Row], found: Rows) -> list[Rank]:
+    """Retrieval heads, strongest first, from `needle_shares` of each row."""
+    shares, clusters = np.stack(found).astype(np.float64), _clusters(rows)
     ranked = [
         Rank(layer, head, *_mean(shares[:, layer, head], clusters))
         for layer, head in np.ndindex(shares.shape[1:])
@@ -173,20 +178,14 @@ def _mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float, int]:
     return float(values.mean()), cluster_error(values, clusters), len(values)
 
 
-def _clusters(rows: Sequence[dict[str, Any]]) -> np.ndarray:
+def _clusters(rows: Sequence[Row]) -> np.ndarray:
     """Cells with one needle are a cluster where there are several needles; else each is its own."""
     several = len({row["needle_id"] for row in rows}) > 1
     names = [str(row["needle_id"] if several else number) for number, row in enumerate(rows)]
     return cluster_numbers(names)
 
 
-def _rows(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    used: dict[str, Any] = {}
-    [built] = needle.nih(**settings, data_used=used).values()
-    return [dict(row) for row in built], used
-
-
-def _prompt(lm: CtxLM, row: dict[str, Any], *, chat: bool) -> Rendered:
+def _prompt(lm: CtxLM, row: Row, *, chat: bool) -> Rendered:
     """The prompt up to the last token before the answer, as the harness builds it."""
     question = needle.PROMPT.format(context=row["context"], question=row["question"])
     prefix = row["response_prefix"]
@@ -206,7 +205,7 @@ def _only(rendered: Rendered, text: str) -> Rendered:
 
 @torch.no_grad()
 def _last_row(lm: CtxLM, tokens: Segmented) -> np.ndarray:
-    """Attention of the last token on each segment: float64 [layers, heads, len(Segment)]."""
+    """Attention of the last token on each segment: float32 [layers, heads, len(Segment)]."""
     ids = torch.tensor([tokens.input_ids], device=lm.device)
     if ids.shape[1] > lm.max_length:
         raise UserError(
@@ -218,7 +217,7 @@ def _last_row(lm: CtxLM, tokens: Segmented) -> np.ndarray:
     steered = lm._steered(segments == Segment.USER) if lm.steering.active else nullcontext()
     with steered:
         mass = segment_mass(lm.model, ids, segments, layers=layers, last_tokens=1)
-    found: np.ndarray = mass[0, :, :, -1].double().cpu().numpy()
+    found: np.ndarray = mass[0, :, :, -1].cpu().numpy()
     return found
 
 

@@ -41,13 +41,16 @@ def command(
     by_head: Annotated[
         int | None,
         typer.Option(
+            min=1,
             help="Also rank the heads by attention on the needle, and write the so many "
-            "strongest to heads.json, for hf-ctx heads=."
+            "strongest to heads.json, for hf-ctx heads=.",
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Show where attention goes, with and without the chat template (Figures 3 and 4).
+
+    A killed run goes on where it was when the same command is given again.
 
     \b
     Examples:
@@ -55,24 +58,21 @@ def command(
       ctx-eval attention --model_args pretrained=M --model_args pretrained=M,alpha=0.9
       ctx-eval attention --model_args pretrained=M --by-head 8
     """
-    from ctx_models import allocation
+    from ctx_models import allocation, allocation_run
     from ctx_models.allocation_figure import draw
 
-    if by_head is not None and len(model_args or [""]) > 1:
+    names = model_args or [""]
+    if by_head is not None and len(names) > 1:
         raise UserError("--by-head ranks the heads of one model: give one --model_args.")
     grid = {"max_length": max_length, "lengths": lengths, "depths": depths}
-    found: list[Line] = []
-    measured: list[Allocation] = []
-    for arguments in model_args or [""]:
-        lm, settings = _load(arguments, device)
-        settings.update(grid, haystack=haystack, needles=needles)
-        one = allocation.measure(lm, arguments or "nano-chat (bundled)", settings)
-        measured.append(one)
-        found += allocation.lines(one)
-        if by_head is not None:
-            ranking = allocation.needle_ranking(lm, settings)
-            put(allocation.heads_json(ranking, by_head), output / "heads.json")
-            _table([dataclasses.asdict(rank) for rank in ranking], output / "needle_heads.csv")
+    jobs = allocation_run.plan(names, {**grid, "haystack": haystack, "needles": needles}, device)
+    results = allocation_run.run(jobs, output / ".measured", by_head=by_head is not None)
+    measured = [one for one, _ in results]
+    found = [line for one in measured for line in allocation.lines(one)]
+    if by_head is not None:
+        [(_, ranking)] = results
+        put(allocation.heads_json(ranking, by_head), output / "heads.json")
+        _table([dataclasses.asdict(rank) for rank in ranking], output / "needle_heads.csv")
     _write(found, measured, output)
     if per_layer:
         _table(
@@ -83,27 +83,6 @@ def command(
     draw(found, output / "attention.png")
     draw(found, output / "attention.svg")
     _show(found, measured, output)
-
-
-def _load(arguments: str, device: str | None) -> tuple[Any, dict[str, Any]]:
-    """The model, and what the needle test needs to know of it."""
-    from lm_eval.utils import simple_parse_args_string
-
-    from ctx_models import nano
-    from ctx_models.lm import CtxLM
-
-    given = simple_parse_args_string(arguments)
-    given["pretrained"] = nano.resolve(given.get("pretrained"))
-    if device:
-        given["device"] = device
-    lm = CtxLM(**given)
-    if not lm.tokenizer.chat_template:
-        raise UserError(f"{arguments}: this tokenizer has no chat template to compare with.")
-    known = ("pretrained", "tokenizer", "revision", "trust_remote_code", "subfolder")
-    settings = {key: given[key] for key in known if key in given}
-    if given.get("peft") and "tokenizer" not in given:
-        settings["tokenizer"] = lm.tokenizer
-    return lm, settings
 
 
 def _write(found: list[Line], measured: list[Allocation], output: Path) -> None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from peft import LoraConfig, get_peft_model
 
-from ctx_models import nano
-from ctx_models.allocation import heads_json, lines, measure, needle_ranking
+from ctx_models import allocation_run, nano
+from ctx_models.allocation import _prompt, heads_json, lines
+from ctx_models.allocation_run import plan, run
 from ctx_models.lm import CtxLM
 from ctx_models.spans import Segment
 from ctx_models.steering import read_heads
@@ -21,28 +27,33 @@ from ctx_tasks.errors import UserError
 from tests import tiny
 
 GRID = {"max_length": 300, "lengths": 2, "depths": 2}
-SETTINGS = {"pretrained": str(nano.folder("nano-chat")), **GRID}
 
 
-def model(**arguments) -> CtxLM:
-    return CtxLM("nano-chat", device="cpu", **arguments)
+def measured(folder, *model_args: str, **options):
+    return run(plan(model_args, GRID), folder, **options)
 
 
 @pytest.fixture(scope="module")
-def plain():
-    return measure(model(), "plain", SETTINGS)
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("measured")
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    [(found, ranking)] = measured(folder, "pretrained=nano-chat")
+    assert ranking == []
+    return found
 
 
 def test_shares_are_the_models_own_attention(plain):
     """Against `output_attentions` of the eager model in float64, last row, summed by segment."""
-    lm = model()
+    lm = CtxLM("nano-chat", device="cpu")
     lm.model.double().set_attn_implementation("eager")
-    from ctx_models.allocation import _prompt, _rows
-
-    rows, _ = _rows(SETTINGS)
+    [job] = plan(["pretrained=nano-chat"], GRID)
+    row = job.rows[-1]
     for condition in ("raw", "chat"):
-        tokens = lm._tokens(_prompt(lm, rows[-1], chat=condition == "chat"))
-        assert lm.tokenizer.decode(tokens.input_ids).endswith(rows[-1]["response_prefix"])
+        tokens = lm._tokens(_prompt(lm, row, chat=condition == "chat"))
+        assert lm.tokenizer.decode(tokens.input_ids).endswith(row["response_prefix"])
         with torch.no_grad():
             found = lm.model(torch.tensor([tokens.input_ids]), output_attentions=True).attentions
         last = torch.stack(found)[:, 0, :, -1]
@@ -61,8 +72,8 @@ def test_rows_sum_to_one_and_raw_has_no_template(plain):
     assert plain.shares["chat"][..., Segment.TEMPLATE].max() > 0
 
 
-def test_steering_follows_the_closed_form_in_the_first_layer(plain):
-    steered = measure(model(alpha=0.5), "steered", SETTINGS)
+def test_steering_follows_the_closed_form_in_the_first_layer(plain, folder):
+    [(steered, _)] = measured(folder, "pretrained=nano-chat,alpha=0.5")
     user = plain.shares["chat"][:, 0, :, Segment.USER]
     expected = user / (user + 0.5 * (1 - user))
     np.testing.assert_allclose(steered.shares["chat"][:, 0, :, Segment.USER], expected, atol=1e-5)
@@ -87,7 +98,7 @@ def test_lines_are_means_changes_and_renormalised_shares(plain):
 
 
 def test_the_strongest_heads_are_written_as_hf_ctx_reads_them(tmp_path):
-    ranking = needle_ranking(model(), SETTINGS)
+    [(_, ranking)] = measured(tmp_path / "measured", "pretrained=nano-chat", by_head=True)
     assert len(ranking) == 12
     assert [rank.mean for rank in ranking] == sorted((r.mean for r in ranking), reverse=True)
     assert all(rank.error > 0 and rank.n == 4 for rank in ranking)
@@ -96,9 +107,64 @@ def test_the_strongest_heads_are_written_as_hf_ctx_reads_them(tmp_path):
     path = tmp_path / "heads.json"
     path.write_text(heads_json(ranking, 3))
     assert sum(len(heads) for heads in read_heads(path).values()) == 3
-    assert model(alpha=0.5, heads=str(path)).steering.heads == read_heads(path)
+    steered = CtxLM("nano-chat", device="cpu", alpha=0.5, heads=str(path))
+    assert steered.steering.heads == read_heads(path)
     with pytest.raises(UserError, match="--by-head 13 is out of range: this model has 12 heads"):
         heads_json(ranking, 13)
+
+
+def test_arms_of_a_checkpoint_share_one_load_and_are_what_they_are_alone(monkeypatch, tmp_path):
+    loads = []
+
+    class Counted(CtxLM):
+        def __init__(self, *arguments, **keywords):
+            loads.append(keywords["pretrained"])
+            super().__init__(*arguments, **keywords)
+
+    arms = ["pretrained=nano-chat-ind", "pretrained=nano-chat-ind,alpha=0.5,indicator=[IND]"]
+    alone = [measured(tmp_path / str(number), arm)[0][0] for number, arm in enumerate(arms)]
+    monkeypatch.setattr(allocation_run, "CtxLM", Counted)
+    together = measured(tmp_path / "all", arms[1], "pretrained=nano-chat", arms[0])
+    assert loads == [str(nano.folder(name)) for name in ("nano-chat-ind", "nano-chat")]
+    names = [one.name for one, _ in together]
+    assert names == [arms[1], "pretrained=nano-chat", arms[0]]
+    for expected, (found, _) in zip(alone, (together[2], together[0]), strict=True):
+        for condition, shares in expected.shares.items():
+            np.testing.assert_array_equal(found.shares[condition], shares)
+
+
+def test_nothing_is_measured_twice_and_a_half_written_prompt_is(monkeypatch, tmp_path):
+    [(first, _)] = measured(tmp_path, "pretrained=nano-chat")
+    [kept] = tmp_path.glob("*.npy")
+    content = kept.read_bytes()
+    kept.write_bytes(content[: len(content) * 5 // 8])
+    count = []
+    measure = allocation_run.prompt_shares
+
+    def counted(lm, row):
+        count.append(row)
+        return measure(lm, row)
+
+    monkeypatch.setattr(allocation_run, "prompt_shares", counted)
+    [(second, _)] = measured(tmp_path, "pretrained=nano-chat")
+    assert len(count) == 2
+    assert kept.read_bytes() == content
+    np.testing.assert_array_equal(second.shares["chat"], first.shares["chat"])
+    monkeypatch.setattr(allocation_run, "CtxLM", None)
+    measured(tmp_path, "pretrained=nano-chat")
+    assert len(count) == 2
+
+
+def test_an_adapter_is_measured_with_its_own_tokenizer(tmp_path):
+    lm = CtxLM("nano-chat-ind", device="cpu")
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    get_peft_model(lm.model, config).save_pretrained(tmp_path / "adapter")
+    lm.tokenizer.save_pretrained(tmp_path / "adapter")
+    base = "pretrained=nano-chat-ind,indicator=[IND]"
+    found = measured(tmp_path / "measured", base, f"{base},peft={tmp_path / 'adapter'}")
+    (plain, _), (adapted, _) = found
+    assert np.abs(plain.shares["chat"] - adapted.shares["chat"]).max() > 0.01
 
 
 def attention(*arguments):
@@ -146,6 +212,30 @@ def test_the_command_ranks_the_heads(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_killed_command_goes_on_to_the_same_files(tmp_path):
+    """SIGKILL once some prompts are kept; the second run measures the others only."""
+    words = ["--model_args", "pretrained=nano-chat", "--max_length", "1000", "--lengths", "5"]
+    words += ["--depths", "20", "--by-head", "2", "-o"]
+    assert attention(*words, str(tmp_path / "whole")).returncode == 0
+    command = [sys.executable, "-m", "ctx_models.cli", "attention", *words, str(tmp_path / "cut")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    kept = tmp_path / "cut" / ".measured"
+    while not any(path.stat().st_size > 5000 for path in kept.glob("*.npy")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cut" / "attention.json").exists()
+    done = attention(*words, str(tmp_path / "cut"))
+    assert done.returncode == 0, done.stderr
+    first = re.search(r"pretrained=nano-chat shares: +\d+%\D+(\d+)/100", done.stderr)
+    assert int(first[1]) > 0
+    for name in ("attention.json", "attention.csv", "heads.json", "needle_heads.csv"):
+        whole, cut = (tmp_path / side / name for side in ("whole", "cut"))
+        assert cut.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
 def test_mistakes_are_one_sentence(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path)
     tiny.model().save_pretrained(tmp_path)
@@ -160,8 +250,12 @@ def test_mistakes_are_one_sentence(tmp_path):
         (["--max_length", "5000"], "5000"),
         ([*two, "--by-head", "2"], "give one --model_args"),
         (["--haystack", "nowhere.txt"], "nowhere.txt"),
+        (["--by-head", "0"], "by-head"),
+        ([*two[:2], "--model_args", "pretrained=nano-base,indicator=[IND]"], "one added token"),
+        ([*two[:2], "--model_args", "pretrained=nowhere"], "nowhere"),
     ]:
-        done = attention(*words)
+        done = attention(*words, "-o", str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists(), message
         assert done.returncode == 2, message
         assert message in done.stderr
         assert "Traceback" not in done.stderr
