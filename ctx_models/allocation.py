@@ -28,6 +28,8 @@ from .lm import CtxLM
 from .spans import Rendered, Segment, Segmented, Span, raw, with_response
 
 CONDITIONS = ("raw", "chat")
+CHANGE = "chat - raw"
+ABSOLUTE, RELATIVE = "absolute", "of user, response and BOS"
 # In the order of the figure; the response is the prefix begun for the model.
 SEGMENTS = {
     "user": Segment.USER,
@@ -156,10 +158,10 @@ def lines(allocation: Allocation) -> list[Line]:
     relative = {c: f / f[:, kept].sum(axis=1, keepdims=True) for c, f in absolute.items()}
     found = []
     for share, values, names in (
-        ("absolute", absolute, tuple(SEGMENTS)),
-        ("of user, response and BOS", relative, _RENORMALISED),
+        (ABSOLUTE, absolute, tuple(SEGMENTS)),
+        (RELATIVE, relative, _RENORMALISED),
     ):
-        columns = {**values, "chat - raw": values["chat"] - values["raw"]}
+        columns = {**values, CHANGE: values["chat"] - values["raw"]}
         for condition, rows in columns.items():
             found += [
                 _line(allocation, condition, name, share, rows[:, SEGMENTS[name]]) for name in names

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from ctx_tasks.errors import UserError
 from ctx_tasks.plots import SUFFIXES
 
-from .allocation import CONDITIONS, SEGMENTS, Line
+from .allocation import ABSOLUTE, CHANGE, CONDITIONS, RELATIVE, SEGMENTS, Line
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
-    """Bars of absolute and of renormalised shares, and of chat minus raw; a column a model.
+    """Absolute and renormalised shares, and the change of both from raw to chat; a column a model.
 
     Raises:
         UserError: another suffix than .png or .svg.
@@ -24,25 +24,29 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} cannot be drawn: end its name in {' or '.join(SUFFIXES)}.")
     names = list(dict.fromkeys(line.name for line in lines))
-    figure = Figure(figsize=(1.5 + 4.5 * len(names), 9), layout="constrained")
+    figure = Figure(figsize=(1.5 + 3.2 * len(names), 8), layout="constrained")
     axes = figure.subplots(3, len(names), squeeze=False, sharey="row", sharex=True)
     for column, name in enumerate(names):
-        own = [line for line in lines if line.name == name]
-        absolute = [line for line in own if line.share == "absolute"]
-        relative = [line for line in own if line.share != "absolute"]
-        _bars(axes[0, column], absolute, CONDITIONS)
-        _bars(axes[1, column], relative, CONDITIONS)
-        _bars(axes[2, column], absolute, ("chat - raw",))
-        axes[0, column].set_title(_title(name, own[0].n), fontsize=10)
-        axes[2, column].axhline(0, color="black", linewidth=0.8)
-        axes[2, column].tick_params(axis="x", rotation=30)
-    axes[0, 0].set_ylabel("share of attention")
-    axes[1, 0].set_ylabel("share of user, response and BOS")
-    axes[2, 0].set_ylabel("change, chat minus raw")
+        _draw_model(axes[:, column], [line for line in lines if line.name == name])
+    for row, label in enumerate(("share of attention", f"share {RELATIVE}", "change, chat - raw")):
+        axes[row, 0].set_ylabel(label, fontsize=9)
+        axes[row, -1].legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, format=path.suffix[1:], dpi=150)
     temporary.replace(path)
+
+
+def _draw_model(axes: Any, lines: Sequence[Line]) -> None:
+    """The three panels of one model."""
+    for panel, share in zip(axes, (ABSOLUTE, RELATIVE), strict=False):
+        own = [line for line in lines if line.share == share]
+        _bars(panel, {c: [x for x in own if x.condition == c] for c in CONDITIONS}, "cividis")
+    changes = [line for line in lines if line.condition == CHANGE]
+    _bars(axes[2], {s: [x for x in changes if x.share == s] for s in (ABSOLUTE, RELATIVE)}, "gray")
+    axes[2].axhline(0, color="black", linewidth=0.8)
+    axes[2].set_xticks(range(len(SEGMENTS)), list(SEGMENTS), rotation=30, ha="right", fontsize=9)
+    axes[0].set_title(_title(lines[0].name, lines[0].n), fontsize=10)
 
 
 def _title(name: str, n: int) -> str:
@@ -50,19 +54,14 @@ def _title(name: str, n: int) -> str:
     return "\n".join([*name.split(","), f"n = {n} prompts"])
 
 
-def _bars(axes: Any, lines: Sequence[Line], conditions: Sequence[str]) -> None:
-    """Bars with standard errors; a segment that `lines` leave out has none."""
-    width = 0.8 / len(conditions)
-    for number, condition in enumerate(conditions):
-        own = [line for line in lines if line.condition == condition]
-        middle = (number - (len(conditions) - 1) / 2) * width
+def _bars(axes: Any, series: dict[str, list[Line]], colors: str) -> None:
+    """Two series of bars with standard errors; a segment that a series leaves out has none."""
+    for (label, lines), middle, color in zip(series.items(), (-0.2, 0.2), (0.3, 0.7), strict=True):
         axes.bar(
-            [list(SEGMENTS).index(line.segment) + middle for line in own],
-            [line.mean for line in own],
-            width,
-            yerr=[line.error for line in own],
-            label=condition,
-            color=colormaps["cividis"]((0.25, 0.75)[number] if len(conditions) > 1 else 0.5),
+            [list(SEGMENTS).index(line.segment) + middle for line in lines],
+            [line.mean for line in lines],
+            0.4,
+            yerr=[line.error for line in lines],
+            label=label,
+            color=colormaps[colors](color),
         )
-    axes.set_xticks(range(len(SEGMENTS)), list(SEGMENTS))
-    axes.legend()

@@ -107,21 +107,22 @@ def _show(found: list[Line], measured: list[Allocation], output: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ctx_models.allocation import SEGMENTS
+    from ctx_models import allocation
 
+    columns = (*allocation.CONDITIONS, allocation.CHANGE)
     console = Console()
     for one in measured:
         own = {
             (x.condition, x.segment): x
             for x in found
-            if x.name == one.name and x.share == "absolute"
+            if x.name == one.name and x.share == allocation.ABSOLUTE
         }
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("attention on")
-        for condition in ("raw", "chat", "chat - raw"):
+        for condition in columns:
             table.add_column(condition, justify="right", no_wrap=True)
-        for name in SEGMENTS:
-            cells = [own[c, name] for c in ("raw", "chat", "chat - raw")]
+        for name in allocation.SEGMENTS:
+            cells = [own[c, name] for c in columns]
             table.add_row(Text(name), *(f"{cell.mean:.3f} ± {cell.error:.3f}" for cell in cells))
         layer, head = one.head
         n = next(iter(own.values())).n
