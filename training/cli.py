@@ -261,7 +261,7 @@ def select(
     result = selection.select(
         source,
         output,
-        beta=0.6 if beta is None and top is None else beta,
+        beta=selection.BETA if beta is None and top is None else beta,
         top=top,
         indicator=indicator,
         tokenizer=_load_tokenizer(tokenizer),
@@ -319,8 +319,10 @@ def _load_tokenizer(name: str | None) -> Any:
         return None
     from transformers import AutoTokenizer
 
+    from ctx_models import nano
+
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(nano.resolve(name))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

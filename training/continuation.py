@@ -39,13 +39,16 @@ _FREE = {
 def claim(output: Path, recipe: Recipe, *, resume: bool = True) -> None:
     """Takes the folder `output` for this recipe and its data, or finds that it has it already.
 
+    A run that ended before its first checkpoint holds nothing, and its folder is free.
+
     Raises:
         UserError: the folder holds another run, or (with `resume` False) any run.
     """
     hashes = [entry["sha256"] for entry in files.describe(recipe.data["path"])]
     ours = {"recipe": recipe.settings(), "data_sha256": hashes}
     record = output / RECORD
-    if not record.is_file():
+    begun = any(output.glob("checkpoint-*")) or files.meta_path(output).is_file()
+    if not (begun and record.is_file()):
         files.write_text(record, json.dumps(ours, indent=2))
         return
     differing = _differing(json.loads(record.read_text(encoding="utf-8")), ours)

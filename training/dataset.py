@@ -56,8 +56,8 @@ def tokenised(
     )
     if indicator and not sum(dataset["marked"]):
         raise UserError(
-            f"indicator={indicator!r} ends no user turn of {path}: give the file that "
-            "`ctx-train select` wrote, or set indicator=null."
+            f"indicator={indicator!r} ends no user turn of {path}: give a file in which `ctx-train "
+            "select` selected some (with a lower --beta, or --top 0.1), or set indicator=null."
         )
     return dataset
 

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ctx_models import nano
 from ctx_tasks.errors import UserError
 
 DTYPES = ("bfloat16", "float16")
@@ -37,7 +38,7 @@ def run(
     _check(adapter, output, dtype)
     source = base or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
     tokenizer = AutoTokenizer.from_pretrained(str(adapter))
-    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(nano.resolve(source), dtype=dtype)
     _require_unquantised(model, source)
     # The adapter replaces the new rows; they only have to be there before it is loaded.
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:

@@ -6,16 +6,20 @@ writes scores into the prompt text; here the text is not touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ctx_tasks.errors import UserError
 from training import files
 from training.dependency import Scores, default_layer
 from training.scoring_run import Run, Seed
+from training.selection import BETA, SCORES
 
-COLUMN = "context_dependency"
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Account:
     """What `score` did, in conversations and assistant turns.
 
     `turns` = `scored` + `empty` + `cut` + `beyond` + `refused`; all but the first are null.
+    `quantiles` are those of the scores at `QUANTILES`, and `above_beta` scores exceed the paper's
+    beta.
     """
 
     conversations: int
@@ -35,6 +41,8 @@ class Account:
     cut: int = 0
     beyond: int = 0
     refused: int = 0
+    above_beta: int = 0
+    quantiles: Sequence[float] = ()
 
 
 def score(
@@ -92,21 +100,40 @@ def score(
     if not run.finished:
         scores, fates = run.results()
         files.write_rows(output, _with_scores(source, scores))
-        account = Account(len(scores), chosen, depth, run.max_length, fates.total(), **fates)
+        account = Account(
+            conversations=len(scores),
+            layer=chosen,
+            layers=depth,
+            max_length=run.max_length,
+            turns=fates.total(),
+            **{**fates, **_spread(scores)},
+        )
         run.finish(vars(account))
     return Account(**run.counts())
 
 
+def _spread(scores: Mapping[int, list[Scores]]) -> dict[str, Any]:
+    """How the scores lie, in the words of `Account`."""
+    values = [score for [turns] in scores.values() for score in turns if score is not None]
+    quantiles = np.quantile(values, QUANTILES).round(6).tolist() if values else []
+    return {"above_beta": sum(score > BETA for score in values), "quantiles": quantiles}
+
+
 def _with_scores(source: str | Path, scores: Mapping[int, list[Scores]]) -> Iterator[files.Row]:
     for index, row in enumerate(files.read_rows(source)):
-        yield {**row, COLUMN: scores[index][0]}
+        yield {**row, SCORES: scores[index][0]}
 
 
 def summary(account: Account) -> str:
-    """The account in two lines for the terminal."""
-    return (
+    """The account in lines for the terminal."""
+    said = (
         f"{account.conversations} conversations, {account.turns} turns: {account.scored} scored on "
         f"layer {account.layer} of {account.layers}, the others null:\n"
         f"  {account.cut} cut by the window of {account.max_length} tokens, {account.beyond} "
         f"beyond it, {account.empty} without tokens, {account.refused} refused by the template."
     )
+    if account.quantiles:
+        spread = zip(QUANTILES, account.quantiles, strict=True)
+        shown = ", ".join(f"{value:.3f} ({share:.0%})" for share, value in spread)
+        said += f"\n  Scores (quantiles): {shown}; {account.above_beta} above {BETA}."
+    return said

@@ -37,6 +37,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ctx_models import nano
 from ctx_models.fingerprint import folder_hash, short_hash
 from ctx_models.spans import segment
 from ctx_tasks.errors import UserError
@@ -59,7 +60,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Seed:
-    """Which seed model, and how it is loaded; the arguments of `scoring.score`."""
+    """Which seed model (a bundled one by its name), and how it is loaded, as in `scoring.score`."""
 
     model: str
     tokenizer: str | None = None
@@ -116,7 +117,7 @@ def _quantization(bits: str, device: torch.device) -> BitsAndBytesConfig:
 
 def _loaded(loader: Any, kind: str, name: str, **keywords: Any) -> Any:
     try:
-        return loader.from_pretrained(name, **keywords)
+        return loader.from_pretrained(nano.resolve(name), **keywords)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -204,7 +205,7 @@ class Run:
         return {
             "source_sha256": [entry["sha256"] for entry in files.describe(self._source)],
             **asdict(self._seed),
-            "weights": folder_hash(self._seed.model),
+            "weights": folder_hash(nano.resolve(self._seed.model)),
             "chat_template": short_hash(template),
             "device": self._device.type,
             "layers": self._layers,

@@ -30,6 +30,8 @@ from training import files
 from training.preparation import token_counts
 
 SCORES = "context_dependency"
+# The paper's threshold, for every model and dataset.
+BETA = 0.6
 _SHOWN_IDS = 5
 
 
@@ -198,7 +200,7 @@ def select(
     source: str,
     output: str | Path,
     *,
-    beta: float | None = 0.6,
+    beta: float | None = BETA,
     top: float | None = None,
     indicator: str = INDICATOR,
     tokenizer: Any = None,
@@ -241,7 +243,7 @@ def _check_settings(beta: float | None, top: float | None, indicator: str) -> No
     if (beta is None) == (top is None):
         raise UserError(f"beta={beta} and top={top}: give exactly one of --beta and --top.")
     if beta is not None and not 0 <= beta <= 1:
-        raise UserError(f"--beta {beta} is outside 0 to 1: the paper takes 0.6.")
+        raise UserError(f"--beta {beta} is outside 0 to 1: the paper takes {BETA}.")
     if top is not None and not 0 < top <= 1:
         raise UserError(f"--top {top} is not a share above 0 and up to 1: try 0.1.")
     if not indicator or indicator != indicator.strip():
@@ -315,6 +317,8 @@ def summary(selection: Selection, indicator: str) -> str:
         lines.append(
             f"  {selection.without_instruction} scored turns have no instruction before them."
         )
+    if selection.scored and not selection.selected:
+        lines.append("  No turn is selected: give a lower --beta, or a share such as --top 0.1.")
     if selection.selected:
         lines.append(
             f"  Median instruction: {median(selection.all_lengths):g} {selection.unit}, "

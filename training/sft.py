@@ -16,6 +16,7 @@ import functools
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from ctx_models import nano
 from ctx_tasks.errors import UserError
 from training import continuation, files, packing, vocabulary
 from training.card import card, provenance
@@ -78,7 +80,10 @@ def training_arguments(recipe: Recipe) -> SFTConfig:
 
     values = {key: value for key, value in recipe.training.items() if key not in _OURS}
     try:
-        return SFTConfig(**values)
+        with warnings.catch_warnings():
+            # TRL's own default sets what transformers 5.24 calls deprecated.
+            warnings.filterwarnings("ignore", message=".*_checkpointing", category=FutureWarning)
+            return SFTConfig(**values)
     except (ValueError, TypeError, ImportError) as error:
         hint = " (on a CPU add training.use_cpu=true)" if "use_cpu" in str(error) else ""
         raise UserError(f"Recipe {recipe.path}, section training: {error}{hint}") from error
@@ -90,7 +95,7 @@ def load_tokenizer(recipe: Recipe) -> tuple[Any, vocabulary.Vocabulary]:
 
     source = recipe.model["model_name_or_path"]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=_revision(recipe))
+        tokenizer = AutoTokenizer.from_pretrained(nano.resolve(source), revision=_revision(recipe))
     except OSError as error:
         raise UserError(
             f"model.model_name_or_path={source!r} could not be loaded "
@@ -142,7 +147,7 @@ def load_model(recipe: Recipe) -> Any:
         if not recipe.training.get("use_cpu") and torch.cuda.is_available():
             # bitsandbytes quantises on the way to the device, so it has to be known here.
             keywords["device_map"] = {"": PartialState().local_process_index}
-    source = recipe.model["model_name_or_path"]
+    source = nano.resolve(recipe.model["model_name_or_path"])
     return AutoModelForCausalLM.from_pretrained(source, revision=_revision(recipe), **keywords)
 
 
@@ -241,8 +246,14 @@ def _finish(trainer: SFTTrainer, recipe: Recipe, counts: dict[str, Any]) -> dict
             settings=recipe.settings(),
             counts=counts,
         )
-        print(f"{counts['steps']} steps, last logged loss {counts['final_loss']}: {output}")
+        print(f"{counts['steps']} steps, {_loss(counts['final_loss'])}: {output}")
     return counts
+
+
+def _loss(last: float | None) -> str:
+    if last is None:
+        return "no loss logged (fewer steps than training.logging_steps)"
+    return f"last logged loss {last}"
 
 
 def _counts(meta: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from training import files
 from training.conversations import to_conversation
 from training.dependency import default_layer, encode, score_batch, score_conversation
 from training.parts import Parts
-from training.scoring import score
+from training.scoring import Account, score, summary
 from training.scoring_run import bucketed
 
 WORDS = ["lighthouse", "keeper", "weather", "book", "evening", "lamp", "harbour", "signal"]
@@ -288,7 +289,13 @@ def test_every_turn_is_accounted_for(scored, checkpoint):
     assert counts["scored"] == len(scores) - scores.count(None)
     assert counts["cut"] + counts["beyond"] == scores.count(None)
     assert counts["empty"] == counts["refused"] == 0
+    known = [score for score in scores if score is not None]
+    assert counts["quantiles"][2] == pytest.approx(statistics.median(known), abs=1e-6)
+    assert counts["above_beta"] == sum(score > 0.6 for score in known)
     assert "Scoring layer 2 of 3" in printed
+    said = summary(Account(**counts))
+    assert f"{counts['quantiles'][2]:.3f} (50%)" in said
+    assert f"{counts['above_beta']} above 0.6" in said
 
 
 def test_a_finished_output_is_not_computed_again(scored, capsys, data, checkpoint):

@@ -167,6 +167,12 @@ def test_the_median_of_a_histogram(values: list[int], expected: float | None) ->
     assert selection.median(Counter(values)) == expected
 
 
+def test_when_nothing_is_selected_the_next_step_is_named(tmp_path: Path) -> None:
+    result = select(write(tmp_path, row("a", 0.2, 0.5)), tmp_path / "out.jsonl")
+    assert result.selected == 0
+    assert "No turn is selected: give a lower --beta" in selection.summary(result, "[IND]")
+
+
 def test_the_figure_is_a_png_and_the_run_is_repeatable(tmp_path: Path) -> None:
     source = write(tmp_path, *[row(str(i), i / 20, words=i + 1) for i in range(20)])
     contents = []

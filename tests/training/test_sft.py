@@ -229,6 +229,16 @@ def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(setti
         sft.run(file)
 
 
+def test_a_run_that_trained_nothing_leaves_its_folder_free(setting):
+    folder, base, data = setting
+    tuning.write_data(data, tuning.conversations(12, indicator=None))
+    file = tuning.recipe(folder, base, data)
+    with pytest.raises(UserError, match="ends no user turn"):
+        sft.run(file)
+    tuning.write_data(data, tuning.conversations(12))
+    assert sft.run(file)["steps"] == 4
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
