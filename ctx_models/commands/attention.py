@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,8 @@ from ctx_models.commands.output import put
 from ctx_tasks.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ctx_models.allocation import Allocation, Line
 
 
@@ -102,31 +105,65 @@ def _table(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def _show(found: list[Line], measured: list[Allocation], output: Path) -> None:
-    from rich.box import SIMPLE_HEAD
+    """Every segment of one model, or the user's and the template's shares of several."""
     from rich.console import Console
-    from rich.table import Table
+
+    console = Console()
+    shares = {(x.name, x.condition, x.segment): x for x in found if x.share == "absolute"}
+    if len(measured) == 1:
+        [one] = measured
+        title = f"{one.name}: layer {one.head[0]}, head {one.head[1]}, {_prompts(one, shares)}"
+        console.print(title, markup=False, highlight=False)
+        console.print(_segments(one, shares))
+    else:
+        console.print(_models(measured, shares))
+        prompts = dict.fromkeys(_prompts(one, shares) for one in measured)
+        console.print("; ".join(prompts), markup=False, highlight=False)
+    console.print(f"Figures and numbers: {output}", markup=False, highlight=False)
+
+
+def _prompts(one: Allocation, shares: dict[tuple[str, str, str], Line]) -> str:
+    return f"n = {shares[one.name, 'chat', 'user'].n} prompts, {one.data['source']}"
+
+
+def _segments(one: Allocation, shares: dict[tuple[str, str, str], Line]) -> Table:
+    from ctx_models.allocation import CHANGE, CONDITIONS, SEGMENTS
+
+    columns = (*CONDITIONS, CHANGE)
+    table = _table_of("attention on", columns)
+    for segment in SEGMENTS:
+        cells = (_cell(shares[one.name, condition, segment]) for condition in columns)
+        table.add_row(segment, *cells)
+    return table
+
+
+def _models(measured: list[Allocation], shares: dict[tuple[str, str, str], Line]) -> Table:
     from rich.text import Text
 
-    from ctx_models import allocation
-
-    columns = (*allocation.CONDITIONS, allocation.CHANGE)
-    console = Console()
+    columns = {
+        "user, raw": ("raw", "user"),
+        "user, chat": ("chat", "user"),
+        "chat - raw": ("chat - raw", "user"),
+        "template": ("chat", "template"),
+    }
+    table = _table_of("attention on", [*columns, "layer, head"])
     for one in measured:
-        own = {
-            (x.condition, x.segment): x
-            for x in found
-            if x.name == one.name and x.share == allocation.ABSOLUTE
-        }
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("attention on")
-        for condition in columns:
-            table.add_column(condition, justify="right", no_wrap=True)
-        for name in allocation.SEGMENTS:
-            cells = [own[c, name] for c in columns]
-            table.add_row(Text(name), *(f"{cell.mean:.3f} ± {cell.error:.3f}" for cell in cells))
-        layer, head = one.head
-        n = next(iter(own.values())).n
-        title = f"{one.name}: layer {layer}, head {head}, n = {n} prompts, {one.data.get('source')}"
-        console.print(title, markup=False, highlight=False)
-        console.print(table)
-    console.print(f"Figures and numbers: {output}", markup=False, highlight=False)
+        label = Text(one.name.removeprefix("pretrained=").replace(",", ", "))
+        cells = (_cell(shares[(one.name, *key)]) for key in columns.values())
+        table.add_row(label, *cells, f"{one.head[0]}, {one.head[1]}")
+    return table
+
+
+def _table_of(first: str, columns: Iterable[str]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _cell(line: Line) -> str:
+    return f"{line.mean:.3f} ±{line.error:.3f}".replace("±0.", "±.")
