@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from lm_eval.utils import simple_parse_args_string
 from tqdm import tqdm
 
-from ctx_tasks import needle
+from ctx_tasks import nano_world, needle
 from ctx_tasks.errors import UserError
 from ctx_tasks.needle_inputs import load_tokenizer
 
@@ -44,6 +44,8 @@ from .indicator import check_indicator
 from .lm import CtxLM
 from .sweep_plan import ARM_ARGUMENTS
 
+# The haystack and needles of the bundled models' world.
+NANO = "nano"
 _TOKENIZER_ARGUMENTS = ("revision", "trust_remote_code", "subfolder", "gguf_file")
 
 
@@ -88,7 +90,7 @@ def plan(model_args: Sequence[str], grid: dict[str, Any], device: str | None = N
 
     Args:
         model_args: as `--model_args` of `hf-ctx`, one string a model.
-        grid: settings of `ctx_tasks.needle.nih`.
+        grid: settings of `ctx_tasks.needle.nih`, where the haystack may also be `NANO`.
 
     Raises:
         UserError: whatever can be known to be wrong before a model loads.
@@ -133,7 +135,8 @@ def _tokenizer_name(given: dict[str, Any]) -> str | None:
 
 def _prompts(**settings: Any) -> tuple[list[Row], dict[str, Any]]:
     used: dict[str, Any] = {}
-    [built] = needle.nih(**settings, data_used=used).values()
+    build = nano_world.nih if settings.get("haystack") == NANO else needle.nih
+    [built] = build(**settings, data_used=used).values()
     return [dict(row) for row in built], used
 
 

@@ -35,7 +35,9 @@ def command(
     ] = None,
     lengths: Annotated[int, typer.Option(help="Document lengths of the grid.")] = 20,
     depths: Annotated[int, typer.Option(help="Needle depths of the grid.")] = 20,
-    haystack: Annotated[str, typer.Option(help="builtin, essays, or a path.")] = "builtin",
+    haystack: Annotated[
+        str, typer.Option(help="builtin, essays, nano (with its own needles), or a path.")
+    ] = "builtin",
     needles: Annotated[str, typer.Option(help="paper, several, or a YAML file.")] = "paper",
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="Also layers.csv, means over heads.")
@@ -67,8 +69,11 @@ def command(
     names = model_args or [""]
     if by_head is not None and len(names) > 1:
         raise UserError("--by-head ranks the heads of one model: give one --model_args.")
-    grid = {"max_length": max_length, "lengths": lengths, "depths": depths}
-    jobs = allocation_run.plan(names, {**grid, "haystack": haystack, "needles": needles}, device)
+    grid: dict[str, Any] = {"lengths": lengths, "depths": depths}
+    grid.update(haystack=haystack, needles=needles)
+    if max_length is not None:
+        grid["max_length"] = max_length
+    jobs = allocation_run.plan(names, grid, device)
     results = allocation_run.run(jobs, output / ".measured", by_head=by_head is not None)
     measured = [one for one, _ in results]
     found = [line for one in measured for line in allocation.lines(one)]
