@@ -1,7 +1,8 @@
-"""Test-wide settings: offline, no cache outside the temporary folder, real data where it is."""
+"""Test-wide settings: offline, no cache outside the temporary folder, only what can run here."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 
@@ -17,9 +18,12 @@ os.environ.setdefault("LM_HARNESS_CACHE_PATH", _REQUESTS.name)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out `realdata` tests where their folder is not named (tests/QUARANTINES.md)."""
-    if os.environ.get("CTX_REAL_DATA"):
-        return
-    away = [item for item in items if item.get_closest_marker("realdata")]
+    """Leave out what this machine lacks the data or the package for (tests/QUARANTINES.md)."""
+    here = {
+        "realdata": bool(os.environ.get("CTX_REAL_DATA")),
+        "deepspeed": importlib.util.find_spec("deepspeed") is not None,
+    }
+    missing = [marker for marker, found in here.items() if not found]
+    away = [item for item in items if any(map(item.get_closest_marker, missing))]
     items[:] = [item for item in items if item not in away]
     config.hook.pytest_deselected(items=away)
