@@ -36,8 +36,10 @@ _FREE = {
 }
 
 
-def claim(output: Path, recipe: Recipe, *, resume: bool = True) -> None:
+def claim(output: Path, recipe: Recipe, *, resume: bool = True, processes: int = 1) -> None:
     """Takes the folder `output` for this recipe and its data, or finds that it has it already.
+
+    `processes` is how many train together.
 
     A run that ended before its first checkpoint holds nothing, and its folder is free.
 
@@ -45,7 +47,7 @@ def claim(output: Path, recipe: Recipe, *, resume: bool = True) -> None:
         UserError: the folder holds another run, or (with `resume` False) any run.
     """
     hashes = [entry["sha256"] for entry in files.describe(recipe.data["path"])]
-    ours = {"recipe": recipe.settings(), "data_sha256": hashes}
+    ours = {"recipe": recipe.settings(), "data_sha256": hashes, "processes": processes}
     record = output / RECORD
     begun = any(output.glob("checkpoint-*")) or files.meta_path(output).is_file()
     if not (begun and record.is_file()):
@@ -68,7 +70,13 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """The record with the keys of `training` side by side, without those that are free."""
     recipe = dict(record["recipe"])
     training = {f"training.{k}": v for k, v in recipe.pop("training").items() if k not in _FREE}
-    return {**recipe, **training, "data content": record["data_sha256"]}
+    return {
+        **recipe,
+        **training,
+        "data content": record["data_sha256"],
+        # They divide the data and multiply the batch.
+        "number of processes": record.get("processes"),
+    }
 
 
 def last_checkpoint(output: Path) -> str | None:

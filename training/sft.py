@@ -63,7 +63,7 @@ def run(
     arguments = training_arguments(recipe)
     output = Path(recipe.training["output_dir"])
     if arguments.process_index == 0:
-        continuation.claim(output, recipe, resume=resume)
+        continuation.claim(output, recipe, resume=resume, processes=arguments.world_size)
     if files.meta_path(output).is_file():
         logger.warning("%s is finished already; delete it to train again.", output)
         return _counts(files.meta_path(output))

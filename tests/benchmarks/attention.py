@@ -1,6 +1,6 @@
 """The whole `ctx-eval attention` command: `output_attentions=True` against ours.
 
-    python -m tests.benchmarks.attention [--prompts 20] [--tokens 2048] [--rounds 1] [--width 256]
+    python -m tests.benchmarks.attention [--prompts 40] [--tokens 2048] [--rounds 1] [--width 256]
 
 A small random Llama (8 layers, width 256, 8 heads of 32) with nano-chat's tokenizer, float32, on
 needle prompts with a document of 2048 tokens, with and without the chat template. Both sides are
@@ -133,7 +133,7 @@ def main() -> int:
         ctx_eval(sys.argv[3:])
         return 0
     parser = argparse.ArgumentParser()
-    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=1)

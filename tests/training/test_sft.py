@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ctx_tasks.errors import UserError
 from tests.training import tuning
-from training import files, merge, recipe, sft
+from training import continuation, files, merge, recipe, sft
 from training.dataset import tokenised
 
 ROOT = Path(__file__).parents[2]
@@ -227,6 +227,16 @@ def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(setti
     tuning.write_data(data, tuning.conversations(13))
     with pytest.raises(UserError, match="another data content"):
         sft.run(file)
+
+
+def test_a_run_is_not_continued_by_another_number_of_processes(setting):
+    folder, base, data = setting
+    loaded = recipe.load(tuning.recipe(folder, base, data))
+    continuation.claim(folder / "run", loaded, processes=2)
+    (folder / "run" / "checkpoint-2").mkdir()
+    continuation.claim(folder / "run", loaded, processes=2)
+    with pytest.raises(UserError, match="holds a run with another number of processes"):
+        continuation.claim(folder / "run", loaded, processes=1)
 
 
 def test_a_run_that_trained_nothing_leaves_its_folder_free(setting):
