@@ -116,7 +116,7 @@ def needle_shares(lm: CtxLM, row: Row) -> np.ndarray:
     return _last_row(lm, lm._tokens(marked))[..., Segment.USER]
 
 
-def allocation(name: str, rows: Sequence[Row], data: dict[str, Any], found: Rows) -> Allocation:
+def allocation_of(name: str, rows: Sequence[Row], data: dict[str, Any], found: Rows) -> Allocation:
     """The shares of a model from `prompt_shares` of each row."""
     shares = np.stack(found).astype(np.float64)
     by_condition = {condition: shares[:, i] for i, condition in enumerate(CONDITIONS)}

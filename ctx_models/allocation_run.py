@@ -33,7 +33,7 @@ from .allocation import (
     Rank,
     Row,
     Rows,
-    allocation,
+    allocation_of,
     needle_ranking,
     needle_shares,
     prompt_shares,
@@ -158,7 +158,7 @@ def run(
         for number in group:
             job = jobs[number]
             shares = _measured(model, job, folder, "shares", prompt_shares)
-            one = allocation(job.name, job.rows, job.data, shares)
+            one = allocation_of(job.name, job.rows, job.data, shares)
             ranks: list[Rank] = []
             if by_head:
                 needles = _measured(model, job, folder, "needle", needle_shares)

@@ -64,7 +64,10 @@ def parse_layers(value: str | int | list[int] | None) -> tuple[int, ...] | None:
     try:
         for part in value if isinstance(value, list) else str(value).split("+"):
             first, _, last = str(part).partition("-")
-            layers.extend(range(int(first), int(last or first) + 1))
+            found = range(int(first), int(last or first) + 1)
+            if not found:
+                raise ValueError(f"{part} holds no layer")
+            layers.extend(found)
     except ValueError as error:
         raise UserError(
             f'layers={value!r} cannot be read: write ranges and single layers such as "8-15+20".'

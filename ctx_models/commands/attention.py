@@ -113,8 +113,10 @@ def _show(found: list[Line], measured: list[Allocation], output: Path) -> None:
     """Every segment of one model, or the user's and the template's shares of several."""
     from rich.console import Console
 
+    from ctx_models.allocation import ABSOLUTE
+
     console = Console()
-    shares = {(x.name, x.condition, x.segment): x for x in found if x.share == "absolute"}
+    shares = {(x.name, x.condition, x.segment): x for x in found if x.share == ABSOLUTE}
     if len(measured) == 1:
         [one] = measured
         title = f"{one.name}: layer {one.head[0]}, head {one.head[1]}, {_prompts(one, shares)}"
@@ -145,10 +147,12 @@ def _segments(one: Allocation, shares: dict[tuple[str, str, str], Line]) -> Tabl
 def _models(measured: list[Allocation], shares: dict[tuple[str, str, str], Line]) -> Table:
     from rich.text import Text
 
+    from ctx_models.allocation import CHANGE
+
     columns = {
         "user, raw": ("raw", "user"),
         "user, chat": ("chat", "user"),
-        "chat - raw": ("chat - raw", "user"),
+        CHANGE: (CHANGE, "user"),
         "template": ("chat", "template"),
     }
     table = _table_of("attention on", [*columns, "layer, head"])

@@ -14,11 +14,14 @@ allocations) over the loaded model. The sides take turns, and the ratio is that 
 exit status is 1 if a target is missed: 8 times the conversations per second, 1/15 of the memory,
 scores equal to 1e-4.
 
-On a CPU the speed target is out of reach: ours spends 80 % of its time in matrix products at the
-machine's full float32 rate, which alone would give 7 times. Measured on two shared cores, otherwise
-idle: `--layers 22 --usual 4 --rounds 1` 5.7 times the conversations per second, 1/31 of the memory,
-largest difference of a score 3.6e-7; with `--dtype bfloat16 --usual 3` 7.4 times and 1/23, where
-both sides round and scores differ by up to 6e-3.
+On a CPU the speed target cannot be met in float32. Of these conversations the usual way computes
+4.23 TFLOP of matrix products each (2047 tokens, 22 layers and the LM head) in 26.7 of its 64.1 s;
+ours has to compute 1.80 TFLOP (1361 tokens on average, 15 layers), which at the same rate takes
+11.4 s: if all else were free, 5.6 times the conversations per second. Measured on two shared cores
+(`--layers 22 --usual 4 --rounds 1`, `--usual 2` later): 5.7 and 5.2 times, 1/31 and 1/33 of the
+memory, largest difference of a score 3.6e-7; with `--dtype bfloat16 --usual 3` 7.4 times and 1/23,
+where both sides round and scores differ by up to 6e-3. Ratios above the bound come from the usual
+side's 12 GB, whose pages cost a varying time.
 """
 
 from __future__ import annotations

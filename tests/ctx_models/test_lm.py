@@ -316,6 +316,12 @@ def test_layers_are_read(text, layers):
     assert parse_layers(text) == layers
 
 
+@pytest.mark.parametrize("text", ["8-5", "first", "3+", [1, "x"]])
+def test_layers_that_cannot_be_read_are_named(text):
+    with pytest.raises(UserError, match=r"cannot be read: write ranges"):
+        parse_layers(text)
+
+
 def documents() -> list[dict]:
     return list(offline_tasks.questions()["test"])
 
