@@ -61,6 +61,7 @@ def run(
     """
     recipe = load(recipe_path, overrides)
     arguments = training_arguments(recipe)
+    _require_reporting(recipe, arguments)
     output = Path(recipe.training["output_dir"])
     if arguments.process_index == 0:
         continuation.claim(output, recipe, resume=resume, processes=arguments.world_size)
@@ -87,6 +88,19 @@ def training_arguments(recipe: Recipe) -> SFTConfig:
     except (ValueError, TypeError, ImportError) as error:
         hint = " (on a CPU add training.use_cpu=true)" if "use_cpu" in str(error) else ""
         raise UserError(f"Recipe {recipe.path}, section training: {error}{hint}") from error
+
+
+def _require_reporting(recipe: Recipe, arguments: SFTConfig) -> None:
+    """Raises UserError where `training.report_to` names what is unknown or not installed."""
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise UserError(
+            f"training.report_to={recipe.training['report_to']} cannot be used: {error}"
+        ) from error
 
 
 def load_tokenizer(recipe: Recipe) -> tuple[Any, vocabulary.Vocabulary]:

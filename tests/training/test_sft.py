@@ -229,6 +229,19 @@ def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(setti
         sft.run(file)
 
 
+def test_losses_go_to_tensorboard_where_the_recipe_says_so(setting, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, base, data = setting
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(folder / "events"))
+    counts = sft.run(tuning.recipe(folder, base, data), ["training.report_to=tensorboard"])
+    events = EventAccumulator(str(folder / "events"))
+    events.Reload()
+    losses = events.Scalars("train/loss")
+    assert [event.step for event in losses] == [1, 2, 3, 4]
+    assert losses[-1].value == pytest.approx(counts["final_loss"], abs=1e-3)
+
+
 def test_a_run_is_not_continued_by_another_number_of_processes(setting):
     folder, base, data = setting
     loaded = recipe.load(tuning.recipe(folder, base, data))
@@ -280,6 +293,11 @@ def test_marked_data_in_a_vanilla_recipe_is_refused(setting):
         ("model.model_name_or_path=/nowhere", "'/nowhere' could not be loaded"),
         ("lora.target_modules=[query]", r"Recipe .*recipe.yaml: Target modules .*query"),
         ("lora.target_modules=[lm_head, q_proj]", "`lora.target_modules` has lm_head"),
+        (
+            "training.report_to=wandb",
+            "training.report_to=wandb cannot be used: .*pip install wandb",
+        ),
+        ("training.report_to=nowhere", "nowhere is not supported"),
         ("training.bf16=maybe", "`training.bf16` is 'maybe', expected bool or null"),
     ],
 )
