@@ -9,8 +9,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from ctx_tasks.errors import UserError
-from ctx_tasks.plots import SUFFIXES
+from ctx_tasks.plots import check_suffix, plain, save_figure
 
 from .allocation import ABSOLUTE, CHANGE, CONDITIONS, RELATIVE, SEGMENTS, Line
 
@@ -21,8 +20,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     Raises:
         UserError: another suffix than .png or .svg.
     """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} cannot be drawn: end its name in {' or '.join(SUFFIXES)}.")
+    check_suffix(path)
     names = list(dict.fromkeys(line.name for line in lines))
     figure = Figure(figsize=(1.5 + 3.2 * len(names), 8), layout="constrained")
     axes = figure.subplots(3, len(names), squeeze=False, sharey="row", sharex=True)
@@ -31,10 +29,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     for row, label in enumerate(("share of attention", f"share {RELATIVE}", "change, chat - raw")):
         axes[row, 0].set_ylabel(label, fontsize=9)
         axes[row, -1].legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format=path.suffix[1:], dpi=150)
-    temporary.replace(path)
+    save_figure(figure, path)
 
 
 def _draw_model(axes: Any, lines: Sequence[Line]) -> None:
@@ -51,7 +46,7 @@ def _draw_model(axes: Any, lines: Sequence[Line]) -> None:
 
 def _title(name: str, n: int) -> str:
     """The arguments of a model, a line each, and the number of its prompts."""
-    return "\n".join([*name.split(","), f"n = {n} prompts"])
+    return "\n".join([*map(plain, name.split(",")), f"n = {n} prompts"])
 
 
 def _bars(axes: Any, series: dict[str, list[Line]], colors: str) -> None:

@@ -51,13 +51,13 @@ def nih_heatmap(samples: Iterable[Mapping[str, Any]], path: Path, title: str) ->
     Raises:
         UserError: another suffix, or no samples.
     """
-    _check(path)
+    check_suffix(path)
     cells = needle_cells(samples)
     if not cells:
         raise UserError(f"{path} cannot be drawn without samples; run a needle test first.")
     every = [recall for recalls in cells.values() for recall in recalls]
     heading = f"{title}\nmean recall {fmean(every):.3f}, n = {len(every)}"
-    _save(_figure(cells, heading), path)
+    save_figure(_figure(cells, heading), path)
 
 
 def change_bars(changes: Sequence[tuple[str, Difference]], path: Path, title: str) -> None:
@@ -71,7 +71,7 @@ def change_bars(changes: Sequence[tuple[str, Difference]], path: Path, title: st
     Raises:
         UserError: another suffix, or no changes.
     """
-    _check(path)
+    check_suffix(path)
     if not changes:
         raise UserError(
             f"{path} cannot be drawn without a change; run a checkpoint raw and with its template."
@@ -82,11 +82,11 @@ def change_bars(changes: Sequence[tuple[str, Difference]], path: Path, title: st
         axes.barh(place, found.mean, height=0.6, color=_BAR, alpha=1.0 if found.clear else 0.35)
         axes.plot([found.low, found.high], [place, place], "|-", color="black", linewidth=1.2)
     axes.axvline(0.0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(changes)), [_plain(f"{label}, n = {d.n}") for label, d in changes])
+    axes.set_yticks(range(len(changes)), [plain(f"{label}, n = {d.n}") for label, d in changes])
     axes.invert_yaxis()
     axes.set_xlabel("difference of scores, 95 % interval")
-    axes.set_title(_plain(title))
-    _save(figure, path)
+    axes.set_title(plain(title))
+    save_figure(figure, path)
 
 
 def alpha_curve(curve: Curve, path: Path) -> None:
@@ -99,7 +99,7 @@ def alpha_curve(curve: Curve, path: Path) -> None:
     Raises:
         UserError: another suffix.
     """
-    _check(path)
+    check_suffix(path)
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(0.0, color="black", linewidth=0.8)
@@ -121,17 +121,18 @@ def alpha_curve(curve: Curve, path: Path) -> None:
     axes.invert_xaxis()
     axes.set_xlabel("alpha (smaller steers more)")
     axes.set_ylabel("difference to alpha 1, 95 % interval")
-    axes.set_title(_plain(f"{curve.checkpoint}: {curve.setting}"))
+    axes.set_title(plain(f"{curve.checkpoint}: {curve.setting}"))
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _check(path: Path) -> None:
+def check_suffix(path: Path) -> None:
+    """Raise UserError unless `path` ends in .png or .svg."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} cannot be drawn: end its name in {' or '.join(SUFFIXES)}.")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that matplotlib does not take for a formula."""
     return text.replace("$", r"\$")
 
@@ -162,7 +163,7 @@ def _figure(cells: Mapping[tuple[int, int], list[float]], heading: str) -> Figur
     axes.set_yticks(*_ticks(depths))
     axes.set_xlabel("document length (tokens)")
     axes.set_ylabel("needle depth (% of the document)")
-    axes.set_title(_plain(heading))
+    axes.set_title(plain(heading))
     figure.colorbar(image, ax=axes, label="recall (share of the needle's keywords)")
     return figure
 
@@ -174,7 +175,8 @@ def _ticks(values: list[int]) -> tuple[list[int], list[str]]:
     return shown, [str(values[position]) for position in shown]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure whole or not at all; equal figures write equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     # Without a date, and with ids that are not drawn at random, the file depends on the data alone.

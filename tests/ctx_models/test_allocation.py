@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from peft import LoraConfig, get_peft_model
 
 from ctx_models import allocation_run, nano
 from ctx_models.allocation import _prompt, heads_json, lines
+from ctx_models.allocation_figure import draw
 from ctx_models.allocation_run import plan, run
 from ctx_models.lm import CtxLM
 from ctx_models.spans import Segment
@@ -83,6 +85,16 @@ def test_the_head_is_the_one_with_the_largest_user_share(plain):
     layer, head = plain.head
     means = (plain.shares["raw"] + plain.shares["chat"]).mean(axis=0)[..., Segment.USER]
     assert means[layer, head] == means.max()
+
+
+def test_a_name_with_dollars_is_drawn_as_it_is_and_equal_numbers_give_equal_files(plain, tmp_path):
+    named = [replace(line, name="pretrained=a$b^{$c,alpha=0.5") for line in lines(plain)]
+    for name in ("one.svg", "two.svg"):
+        draw(named, tmp_path / name)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    assert "pretrained=a$b^{$c" in (tmp_path / "one.svg").read_text()
+    with pytest.raises(UserError, match=r"end its name in \.png or \.svg"):
+        draw(named, tmp_path / "one.gif")
 
 
 def test_lines_are_means_changes_and_renormalised_shares(plain):
