@@ -251,11 +251,15 @@ def test_four_bit_weights_are_steered(tmp_path):
             dense = dequantize_4bit(part.weight.data, part.weight.quant_state)
             plain.get_submodule(name).weight.data = dense
     ids, attention, user = left_padded_batch()
-    with torch.no_grad(), steer(quantised, user, alpha=0.4):
-        steered = quantised(input_ids=ids, attention_mask=attention).logits
+    steered = []
+    for model in (quantised, plain):
+        with torch.no_grad(), steer(model, user, alpha=0.4):
+            steered.append(model(input_ids=ids, attention_mask=attention).logits.double())
     expected = naive.logits(plain, ids, attention, user, alpha_table(plain, Steering(0.4)))
     real = attention.bool()
-    torch.testing.assert_close(steered.double()[real], expected[real], **TOLERANCE)
+    torch.testing.assert_close(steered[0][real], steered[1][real], **TOLERANCE)
+    # With these weights float32 alone, unsteered and unquantised, is off by 1e-5 on some CPUs.
+    torch.testing.assert_close(steered[0][real], expected[real], atol=2e-5, rtol=1e-5)
 
 
 def test_bfloat16_steers_as_strongly_as_float32():
