@@ -68,7 +68,8 @@ def demo(
     """Show on bundled models what a chat template costs, and two remedies; offline, on a CPU."""
     from rich.console import Console
 
-    from ctx_models import demo, demo_summary
+    from ctx_models.demo import run as demo
+    from ctx_models.demo import summary as demo_summary
 
     rows = demo.run(output, demo.FULL if full else demo.QUICK)
     said = demo_summary.sentence(rows)

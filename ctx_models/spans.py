@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 
-from ctx_models.controls import PRIVATE_USE, Content, Encoded, encode, overlapping
+from ctx_models.control_tokens import PRIVATE_USE, Content, Encoded, encode, overlapping
 from ctx_models.indicator import Message, Turns, append_indicator, indicator_turns
 from ctx_tasks.errors import UserError
 

@@ -18,8 +18,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ctx_tasks.curves import Curve
 from ctx_tasks.errors import UserError
+from ctx_tasks.leaderboard.curves import Curve
 from ctx_tasks.statistics import Difference
 
 SUFFIXES = (".png", ".svg")

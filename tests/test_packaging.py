@@ -60,9 +60,9 @@ def test_the_wheel_holds_every_yaml_and_essay(wheel):
     assert len(yaml) == len(tasks())
     bases = [name for name in names if name.startswith(inside) and "_base" in name]
     assert len(bases) == 5
-    essays = [name for name in names if name.startswith("ctx_tasks/haystack/")]
+    essays = [name for name in names if name.startswith("ctx_tasks/needle/haystack/")]
     assert len([name for name in essays if name.endswith(".txt")]) >= 10
-    assert "ctx_tasks/nano/needles.yaml" in names
+    assert "ctx_tasks/nano_world/data/needles.yaml" in names
     for checkpoint in nano.NAMES:
         assert f"ctx_models/nano/{checkpoint}/model.safetensors" in names
 

@@ -29,7 +29,7 @@ def test_public_names():
     for name in ctx_models.__all__:
         assert getattr(ctx_models, name).__module__.startswith("ctx_models.")
     assert training.__all__ == ["score_conversation"]
-    assert training.score_conversation.__module__ == "training.dependency"
+    assert training.score_conversation.__module__ == "training.dependency.equation"
 
 
 @pytest.mark.parametrize("package", ["ctx_models", "training", "ctx_models.cli", "training.cli"])

@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .dependency import score_conversation
+    from training.dependency.equation import score_conversation
 
 __all__ = ["score_conversation"]
 
-_HOMES = {"score_conversation": "dependency"}
+_HOMES = {"score_conversation": "dependency.equation"}
 
 
 def __getattr__(name: str) -> Any:

@@ -102,8 +102,8 @@ def prepare(
       ctx-train prepare sharegpt.json -o data/chats.jsonl --report data/fates.jsonl \\
           --tokenizer TinyLlama/TinyLlama-1.1B-Chat-v1.0 --max-length 2048
     """
-    from training import preparation
-    from training.conversations import Switches
+    from training.data import prepare as preparation
+    from training.data.cleaning import Switches
 
     switches = Switches(
         orphans=orphans,
@@ -162,7 +162,7 @@ def score(
       ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 \\
           -m training.cli score data/chats.jsonl ...    (processes on CPUs)
     """
-    from training import scoring
+    from training.dependency import score as scoring
 
     account = scoring.score(
         source,
@@ -208,7 +208,7 @@ def agreement(
     Example:
       ctx-train agreement data/chats.jsonl -o layers.csv --model TinyLlama/TinyLlama-1.1B-Chat-v1.0
     """
-    from training import agreement as layers
+    from training.dependency import agreement as layers
 
     account = layers.agreement(
         source,
@@ -255,7 +255,7 @@ def select(
     Example:
       ctx-train select data/scored.jsonl -o data/marked.jsonl --beta 0.6 --indicator '[IND]'
     """
-    from training import selection
+    from training.dependency import select as selection
 
     drawn = None if no_figure else figure or output.with_name(output.name + ".lengths.png")
     result = selection.select(
@@ -289,7 +289,7 @@ def sft(
           data.path=data/marked.jsonl training.output_dir=runs/tiny
       accelerate launch --num_processes 4 -m training.cli sft RECIPE ...
     """
-    from training import sft as tuning
+    from training.tuning import sft as tuning
 
     tuning.run(recipe, overrides or (), resume=resume)
 
@@ -309,7 +309,7 @@ def merge(
     Example:
       ctx-train merge runs/llama3-8b -o models/llama3-8b-ctx
     """
-    from training import merge as merging
+    from training.tuning import merge as merging
 
     typer.echo(f"Wrote {merging.run(adapter, output, base=base, dtype=dtype)}")
 

@@ -18,7 +18,7 @@ from ctx_tasks.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ctx_models.allocation import Allocation, Line
+    from ctx_models.allocation.shares import Allocation, Line
 
 
 def command(
@@ -63,8 +63,9 @@ def command(
       ctx-eval attention --model_args pretrained=M --model_args pretrained=M,alpha=0.9
       ctx-eval attention --model_args pretrained=M --by-head 8
     """
-    from ctx_models import allocation, allocation_run
-    from ctx_models.allocation_figure import draw
+    from ctx_models.allocation import run as allocation_run
+    from ctx_models.allocation import shares as allocation
+    from ctx_models.allocation.figure import draw
 
     names = model_args or [""]
     if by_head is not None and len(names) > 1:
@@ -113,7 +114,7 @@ def _show(found: list[Line], measured: list[Allocation], output: Path) -> None:
     """Every segment of one model, or the user's and the template's shares of several."""
     from rich.console import Console
 
-    from ctx_models.allocation import ABSOLUTE
+    from ctx_models.allocation.shares import ABSOLUTE
 
     console = Console()
     shares = {(x.name, x.condition, x.segment): x for x in found if x.share == ABSOLUTE}
@@ -134,7 +135,7 @@ def _prompts(one: Allocation, shares: dict[tuple[str, str, str], Line]) -> str:
 
 
 def _segments(one: Allocation, shares: dict[tuple[str, str, str], Line]) -> Table:
-    from ctx_models.allocation import CHANGE, CONDITIONS, SEGMENTS
+    from ctx_models.allocation.shares import CHANGE, CONDITIONS, SEGMENTS
 
     columns = (*CONDITIONS, CHANGE)
     table = _table_of("attention on", columns)
@@ -147,7 +148,7 @@ def _segments(one: Allocation, shares: dict[tuple[str, str, str], Line]) -> Tabl
 def _models(measured: list[Allocation], shares: dict[tuple[str, str, str], Line]) -> Table:
     from rich.text import Text
 
-    from ctx_models.allocation import CHANGE
+    from ctx_models.allocation.shares import CHANGE
 
     columns = {
         "user, raw": ("raw", "user"),

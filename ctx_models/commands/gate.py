@@ -13,7 +13,7 @@ from ctx_models.commands.output import put
 from ctx_tasks.errors import UserError
 
 if TYPE_CHECKING:
-    from ctx_tasks.gate import Judgement, Margin
+    from ctx_tasks.gate.decision import Judgement, Margin
 
 ERROR = 3
 
@@ -77,8 +77,9 @@ def _gate(
     markdown: Path | None,
     json: Path | None,
 ) -> int:
-    from ctx_tasks import baseline as baselines
-    from ctx_tasks import gate, gate_formats
+    from ctx_tasks.gate import baseline as baselines
+    from ctx_tasks.gate import decision as gate
+    from ctx_tasks.gate import formats as gate_formats
 
     if baseline is None and save is None:
         raise UserError("Nothing to do: give --baseline FILE to compare with, or --save FILE.")
@@ -105,7 +106,7 @@ def _gate(
 def _margins(path: Path | None) -> dict[str, Margin]:
     import yaml
 
-    from ctx_tasks.gate import Margin
+    from ctx_tasks.gate.decision import Margin
 
     if path is None:
         return {}
@@ -121,7 +122,7 @@ def _margins(path: Path | None) -> dict[str, Margin]:
 def _show(named: list[tuple[str, Judgement]]) -> None:
     from rich.console import Console
 
-    from ctx_tasks import gate_formats
+    from ctx_tasks.gate import formats as gate_formats
 
     console = Console()
     for name, judgement in named:

@@ -19,8 +19,8 @@ import typer
 from ctx_tasks.errors import UserError
 
 if TYPE_CHECKING:
-    from ctx_tasks.judge import Options
-    from ctx_tasks.judge_cost import Estimate
+    from ctx_tasks.judge.cost import Estimate
+    from ctx_tasks.judge.endpoint import Options
 
 _TASKS = ("mt_bench", "mt_bench_2turn")
 
@@ -64,7 +64,7 @@ def command(
 
     Example: ctx-eval judge results/ --model gpt-4 --price-in 30 --price-out 60
     """
-    from ctx_tasks.judge import Options
+    from ctx_tasks.judge.endpoint import Options
 
     settings = Options(
         model=model,
@@ -122,7 +122,7 @@ def afterwards(args: argparse.Namespace, config: dict[str, Any]) -> Iterator[Non
 
 
 def _judge_settings(metadata: dict[str, Any]) -> Options | None:
-    from ctx_tasks.judge import options, require_key
+    from ctx_tasks.judge.endpoint import options, require_key
 
     given = {n.removeprefix("judge_"): v for n, v in metadata.items() if n.startswith("judge_")}
     if not given:
@@ -155,7 +155,8 @@ def judge(
     """
     from rich.console import Console
 
-    from ctx_tasks import judge_run, judge_table
+    from ctx_tasks.judge import run as judge_run
+    from ctx_tasks.judge import table as judge_table
 
     done = judge_run.judge(paths, settings, lambda cost: _agree(cost, settings), files, verdicts)
     console = Console()

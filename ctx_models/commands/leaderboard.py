@@ -43,15 +43,15 @@ def command(
       ctx-eval leaderboard results/
       ctx-eval leaderboard results/ --format html -o leaderboard.html
     """
-    from ctx_tasks import leaderboard_formats as formats
-    from ctx_tasks.leaderboard import board
+    from ctx_tasks.leaderboard import formats
+    from ctx_tasks.leaderboard.board import board
     from ctx_tasks.results import read_runs
 
     if format is Format.html and output is None:
         raise UserError("--format html is a page: name its file, such as --output report.html.")
     made = board(read_runs(results), force=force)
     if format is Format.html:
-        from ctx_tasks.report import write
+        from ctx_tasks.report.page import write
 
         assert output is not None
         write(made, output)

@@ -13,7 +13,7 @@ import typer
 from ctx_tasks.errors import UserError
 
 if TYPE_CHECKING:
-    from ctx_tasks.leaderboard import Board, Row
+    from ctx_tasks.leaderboard.board import Board, Row
 
 
 class Format(str, Enum):
@@ -38,7 +38,7 @@ def command(
 
     Example: ctx-eval plots results/ -o figures --format svg
     """
-    from ctx_tasks.leaderboard import board
+    from ctx_tasks.leaderboard.board import board
     from ctx_tasks.results import read_runs
 
     for path in draw(board(read_runs(results), force=force), output, f".{format.value}"):
@@ -68,7 +68,7 @@ def draw(made: Board, folder: Path, suffix: str) -> list[Path]:
 def _figures(made: Board) -> Iterator[tuple[str, Callable[[Path], None]]]:
     """Name and writer of each figure."""
     from ctx_tasks import plots
-    from ctx_tasks.curves import curves
+    from ctx_tasks.leaderboard.curves import curves
 
     taxes = [(row.checkpoint, row.tax.difference) for row in made.rows if row.tax]
     gains = [(_title(row), row.gain.difference) for row in made.rows if row.gain]

@@ -25,7 +25,9 @@ def command(
       ctx-eval sweep sweep.yaml && ctx-eval leaderboard sweep/
       accelerate launch -m ctx_models.cli sweep sweep.yaml
     """
-    from ctx_models import cli, sweep, sweep_plan
+    from ctx_models import cli
+    from ctx_models.sweep import plan as sweep_plan
+    from ctx_models.sweep import run as sweep
 
     plan = sweep_plan.read(file, output)
     cli.register_model()
@@ -40,8 +42,8 @@ def command(
 
 
 def _list(plan: object) -> None:
-    from ctx_models import sweep
-    from ctx_models.sweep_plan import Plan, cells
+    from ctx_models.sweep import run as sweep
+    from ctx_models.sweep.plan import Plan, cells
 
     assert isinstance(plan, Plan)
     records = [(cell, sweep.finished(cell)) for cell in cells(plan)]

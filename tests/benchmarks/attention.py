@@ -31,8 +31,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from ctx_models import allocation_run, nano
-from ctx_models.allocation import CONDITIONS, _prompt
+from ctx_models import nano
+from ctx_models.allocation import run as allocation_run
+from ctx_models.allocation.shares import CONDITIONS, _prompt
 from ctx_models.cli import main as ctx_eval
 
 SPEED, MEMORY, EQUAL = 5, 1 / 20, 1e-5

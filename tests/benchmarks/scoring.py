@@ -41,9 +41,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from ctx_models.spans import Segment
 from training import files
-from training.conversations import to_conversation
-from training.dependency import Encoded, Scores, default_layer, encode, score_batch
-from training.scoring_run import bucketed
+from training.data.cleaning import to_conversation
+from training.dependency.equation import Encoded, Scores, default_layer, encode, score_batch
+from training.dependency.run import bucketed
 
 LENGTH = 2047
 CUDA = torch.cuda.is_available()
@@ -76,7 +76,7 @@ def conversations(count: int) -> list[Encoded]:
 
 
 def ours(model: Any, encoded: list[Encoded], layer: int) -> list[Scores]:
-    """Batches as `training.scoring_run` makes them."""
+    """Batches as `training.dependency.run` makes them."""
     scores: dict[int, Scores] = {}
     order = bucketed(range(len(encoded)), lambda i: len(encoded[i].input_ids), BATCH_TOKENS)
     for rows in order:

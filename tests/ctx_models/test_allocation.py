@@ -18,10 +18,11 @@ import torch
 from matplotlib.image import imread
 from peft import LoraConfig, get_peft_model
 
-from ctx_models import allocation_run, nano
-from ctx_models.allocation import _prompt, heads_json, lines
-from ctx_models.allocation_figure import draw
-from ctx_models.allocation_run import plan, run
+from ctx_models import nano
+from ctx_models.allocation import run as allocation_run
+from ctx_models.allocation.figure import draw
+from ctx_models.allocation.run import plan, run
+from ctx_models.allocation.shares import _prompt, heads_json, lines
 from ctx_models.cli import main
 from ctx_models.lm import CtxLM
 from ctx_models.spans import Segment

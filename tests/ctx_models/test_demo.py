@@ -15,9 +15,11 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from ctx_models import demo, demo_summary, nano
+from ctx_models import nano
 from ctx_models.cli import _run_arguments, main
-from ctx_models.demo import ARMS, BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, RAW, Arm, Row
+from ctx_models.demo import run as demo
+from ctx_models.demo import summary as demo_summary
+from ctx_models.demo.run import ARMS, BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, RAW, Arm, Row
 from ctx_models.evaluation import quiet
 from ctx_tasks.errors import UserError
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctx_models import controls
+from ctx_models import control_tokens as controls
 from ctx_models.spans import Segment, Segmented, segment
 from ctx_tasks.errors import UserError
 from tests.ctx_models import chats

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ctx_models import sweep_plan
+from ctx_models.sweep import plan as sweep_plan
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import read_documents, read_runs
 

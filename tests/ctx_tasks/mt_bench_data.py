@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ctx_tasks.mt_bench import identity
+from ctx_tasks.mt_bench.data import identity
 
 CATEGORIES = ["writing", "math", "coding", "stem"]
 WITH_REFERENCE = ["math", "coding"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctx_tasks.gate import Margin, paired_loss
+from ctx_tasks.gate.decision import Margin, paired_loss
 from tests.ctx_tasks.result_files import sample, write_run
 
 N = 400

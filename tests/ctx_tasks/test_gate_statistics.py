@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ctx_tasks.gate import LEVEL, paired_loss
+from ctx_tasks.gate.decision import LEVEL, paired_loss
 from ctx_tasks.statistics import holm
 
 MARGIN = 0.01

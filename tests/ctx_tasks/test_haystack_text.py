@@ -8,7 +8,7 @@ import pytest
 
 import ctx_tasks
 
-HAYSTACK = Path(ctx_tasks.__file__).parent / "haystack"
+HAYSTACK = Path(ctx_tasks.__file__).parent / "needle" / "haystack"
 FILES = sorted(HAYSTACK.glob("*.txt"))
 KEYWORDS = {"eat", "sandwich", "sit", "dolores", "park", "sunny", "day", "san", "francisco"}
 each_essay = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

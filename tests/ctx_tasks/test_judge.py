@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from ctx_tasks import judge_table
 from ctx_tasks.errors import UserError
-from ctx_tasks.judge import Options, options, parse_rating
-from ctx_tasks.judge_cost import Estimate, Meter, Price, estimate
-from ctx_tasks.judge_run import Judged, judge
-from ctx_tasks.rating import Rated, summary
+from ctx_tasks.judge import table as judge_table
+from ctx_tasks.judge.cost import Estimate, Meter, Price, estimate
+from ctx_tasks.judge.endpoint import Options, options, parse_rating
+from ctx_tasks.judge.ratings import Rated, summary
+from ctx_tasks.judge.replies import VerdictFile
+from ctx_tasks.judge.run import Judged, judge
 from ctx_tasks.results import read_runs, read_samples
-from ctx_tasks.verdicts import VerdictFile
 from tests.ctx_tasks import mt_bench_data as data
 from tests.judge_server import Answer, Server, fail, prompt, say, serve, truncated
 

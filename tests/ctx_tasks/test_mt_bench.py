@@ -20,7 +20,7 @@ from ctx_models import nano
 from ctx_models.cli import register_model
 from ctx_tasks.catalogue import task_folder
 from ctx_tasks.errors import UserError
-from ctx_tasks.mt_bench import (
+from ctx_tasks.mt_bench.data import (
     WITH_REFERENCE,
     fill,
     identity,
@@ -28,7 +28,7 @@ from ctx_tasks.mt_bench import (
     judge_messages,
     questions,
 )
-from ctx_tasks.mt_bench_task import first_samples
+from ctx_tasks.mt_bench.task import first_samples
 from tests.ctx_tasks import mt_bench_data as data
 
 REAL = Path(os.environ.get("CTX_REAL_DATA", ".")) / "mt_bench"

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoTokenizer
 
-from ctx_tasks import needle
 from ctx_tasks.errors import UserError
 from ctx_tasks.metrics import keyword_recall
-from ctx_tasks.needle_inputs import (
+from ctx_tasks.needle import task as needle
+from ctx_tasks.needle.inputs import (
     Haystack,
     load_haystack,
     load_needles,
@@ -437,7 +437,7 @@ def test_importing_is_light() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(Path(needle.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(needle.__file__).parents[2])},
         capture_output=True,
         text=True,
     )

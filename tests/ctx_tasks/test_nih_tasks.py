@@ -20,7 +20,7 @@ from lm_eval.tasks import TaskManager
 
 from ctx_tasks.errors import UserError
 from ctx_tasks.metrics import keyword_recall
-from ctx_tasks.needle_inputs import load_haystack
+from ctx_tasks.needle.inputs import load_haystack
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]

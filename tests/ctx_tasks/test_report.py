@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctx_tasks import report, report_documents, report_figures
-from ctx_tasks.curves import curves
 from ctx_tasks.errors import UserError
-from ctx_tasks.leaderboard import Board, board
-from ctx_tasks.report_prompts import CUT, TEMPLATE, USER, segment, shorten
+from ctx_tasks.leaderboard.board import Board, board
+from ctx_tasks.leaderboard.curves import curves
+from ctx_tasks.report import documents as report_documents
+from ctx_tasks.report import figures as report_figures
+from ctx_tasks.report import page as report
+from ctx_tasks.report.prompts import CUT, TEMPLATE, USER, segment, shorten
 from ctx_tasks.results import read_documents, read_runs, read_samples
 from tests.ctx_tasks import report_data
 from tests.ctx_tasks.result_files import write_run

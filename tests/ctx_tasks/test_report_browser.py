@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from ctx_tasks import report
-from ctx_tasks.leaderboard import board
+from ctx_tasks.leaderboard.board import board
+from ctx_tasks.report import page as report
 from ctx_tasks.results import read_runs
 from tests.ctx_tasks import report_data
 

@@ -14,8 +14,8 @@ from ctx_tasks.errors import UserError
 from tests import tiny
 from tests.training.test_scoring import conversation, turn
 from training import files
-from training.agreement import agreement, disagreement, top_turns
-from training.dependency import score_conversation
+from training.dependency.agreement import agreement, disagreement, top_turns
+from training.dependency.equation import score_conversation
 
 
 def test_the_top_turns_are_the_highest_scores():
@@ -109,7 +109,7 @@ def test_the_sample_follows_the_seed(setting, tmp_path):
 
 
 def test_only_the_sampled_conversations_are_run(setting, monkeypatch):
-    from training import scoring_run
+    from training.dependency import run as scoring_run
 
     ran = []
     encode = scoring_run.encode

@@ -8,7 +8,7 @@ import torch
 
 from ctx_models import Segment, segment
 from ctx_models.lm import CtxLM
-from training.dependency import default_layer
+from training.dependency.equation import default_layer
 from training.nano.auto_indicator import BY_HEART, Task, best_tau, changes, user_mass
 
 

@@ -13,7 +13,7 @@ import pytest
 from fastchat.data import clean_sharegpt, split_long_conversation
 
 from ctx_tasks.errors import UserError
-from training import conversations as c
+from training.data import cleaning as c
 
 PATTERNS = c.load_patterns()
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from training.labels import IGNORED, example
-from training.recipe import RECIPES
-from training.vocabulary import add_tokens
+from training.tuning.labels import IGNORED, example
+from training.tuning.recipe import RECIPES
+from training.tuning.vocabulary import add_tokens
 
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}"

@@ -12,9 +12,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from ctx_tasks.errors import UserError
 from tests import tiny
 from tests.training import tuning
-from training import recipe, sft
-from training.dataset import tokenised
-from training.packing import mixes_conversations, require_separate
+from training.tuning import recipe, sft
+from training.tuning.dataset import tokenised
+from training.tuning.packing import mixes_conversations, require_separate
 
 
 def packed_trainer(tmp_path, attention):

@@ -14,9 +14,10 @@ import pytest
 
 from ctx_tasks.errors import UserError
 from tests.tiny import tokenizer
-from training import files, preparation
-from training.conversations import Switches
-from training.preparation import prepare
+from training import files
+from training.data import prepare as preparation
+from training.data.cleaning import Switches
+from training.data.prepare import prepare
 
 
 def gpt(*turns: tuple[str, str], name: str = "x") -> files.Row:

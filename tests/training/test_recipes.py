@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ctx_tasks.errors import UserError
-from training import recipe, sft
+from training.tuning import recipe, sft
 
 # arXiv 2411.02688, section 5.1 and appendix A.1.1. `batch` is per GPU, accumulation, GPUs.
 PUBLISHED = {

@@ -23,11 +23,11 @@ from ctx_tasks.errors import UserError
 from tests import tiny
 from tests.ctx_models import chats, naive
 from training import files
-from training.conversations import to_conversation
-from training.dependency import default_layer, encode, score_batch, score_conversation
-from training.parts import Parts
-from training.scoring import Account, score, summary
-from training.scoring_run import bucketed
+from training.data.cleaning import to_conversation
+from training.dependency.equation import default_layer, encode, score_batch, score_conversation
+from training.dependency.parts import Parts
+from training.dependency.run import bucketed
+from training.dependency.score import Account, score, summary
 
 WORDS = ["lighthouse", "keeper", "weather", "book", "evening", "lamp", "harbour", "signal"]
 
@@ -367,7 +367,7 @@ def test_finished_batches_are_not_computed_again(monkeypatch, scored, tmp_path, 
         ran.append(len(batch))
         return score_batch(model, batch, **more)
 
-    monkeypatch.setattr("training.scoring_run.score_batch", counted)
+    monkeypatch.setattr("training.dependency.run.score_batch", counted)
     with pytest.raises(KeyboardInterrupt):
         score(**keywords)
     first = sum(ran)
@@ -397,7 +397,7 @@ def test_parts_of_other_data_are_refused(monkeypatch, tmp_path, data, checkpoint
 def parts_with_one_batch(monkeypatch, output, keywords) -> None:
     batches = iter([score_batch])
     with monkeypatch.context() as patch:
-        patch.setattr("training.scoring_run.score_batch", lambda *a, **k: next(batches)(*a, **k))
+        patch.setattr("training.dependency.run.score_batch", lambda *a, **k: next(batches)(*a, **k))
         with pytest.raises((StopIteration, RuntimeError)):
             score(**keywords)
     assert lines(output) == 1
@@ -424,7 +424,7 @@ def test_a_conversation_the_template_refuses_is_null_and_counted(tmp_path, capsy
 
 
 def test_mistakes_are_told_before_the_model_loads(monkeypatch, tmp_path, data, checkpoint):
-    monkeypatch.setattr("training.scoring_run.Seed.load_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("training.dependency.run.Seed.load_model", lambda *_: pytest.fail("loaded"))
     tiny.tokenizer(None).save_pretrained(tmp_path / "plain")
     files.write_rows(tmp_path / "raw.jsonl", [{"conversations": []}])
     good = arguments(data, tmp_path / "scored.jsonl", checkpoint)

@@ -11,8 +11,9 @@ import pytest
 
 from ctx_tasks.errors import UserError
 from tests.tiny import tokenizer
-from training import files, selection
-from training.selection import select
+from training import files
+from training.dependency import select as selection
+from training.dependency.select import select
 
 
 def row(name: str, *scores: float | None, words: int = 3) -> files.Row:

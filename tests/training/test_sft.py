@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ctx_tasks.errors import UserError
 from tests.training import tuning
-from training import continuation, files, merge, recipe, sft
-from training.dataset import tokenised
+from training import files
+from training.tuning import continuation, merge, recipe, sft
+from training.tuning.dataset import tokenised
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "What does lamp mean?"

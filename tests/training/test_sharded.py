@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training import tuning
-from training import files, recipe, sft
+from training import files
+from training.tuning import recipe, sft
 
 ROOT = Path(__file__).parents[2]
 ZERO3 = pytest.param("zero3", marks=pytest.mark.deepspeed)

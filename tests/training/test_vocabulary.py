@@ -7,7 +7,7 @@ import torch
 
 from ctx_tasks.errors import UserError
 from tests import tiny
-from training.vocabulary import add_tokens, fit_embeddings, trainable_rows
+from training.tuning.vocabulary import add_tokens, fit_embeddings, trainable_rows
 
 
 def prepared(family="llama", **shape):

@@ -29,7 +29,7 @@ from ctx_tasks.statistics import (
     clustered_difference,
     mean_difference,
 )
-from training.dependency import default_layer
+from training.dependency.equation import default_layer
 
 BY_HEART = "nano_by_heart"
 NEVER, ALWAYS = "nano-chat-ind-chat", "nano-chat-ind-chat-IND"

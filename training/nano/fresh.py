@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ctx_models import demo, demo_summary
+from ctx_models.demo import run as demo
+from ctx_models.demo import summary as demo_summary
 from ctx_tasks.errors import UserError
 from training.nano import held_out
 from training.nano.world import World

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from ctx_tasks.needle_inputs import Haystack, Needle
+from ctx_tasks.needle.inputs import Haystack, Needle
 from training.nano import prose
 from training.nano.words import NUMBERS
 from training.nano.world import BEST_THING, RELATIONS, Fact, World, new_fact

@@ -1,7 +1,7 @@
 """`nano-chat` and `nano-chat-ind`: our own fine-tuning pipeline, run on the nano world.
 
-`nano-chat` is `nano-base` after `training.sft` on conversations of the world. It is then the seed
-model of eq. 2: `training.scoring` scores those very conversations, `training.selection` marks the
+`nano-chat` is `nano-base` after `ctx-train sft` on conversations of the world. It is then the seed
+model of eq. 2: `ctx-train score` scores those very conversations, `ctx-train select` marks the
 turns that lean on their document, and the same recipe with `[IND]` makes `nano-chat-ind`.
 """
 
@@ -13,11 +13,14 @@ from pathlib import Path
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training import files, scoring, selection, sft
+from training import files
+from training.dependency import score as scoring
+from training.dependency import select as selection
 from training.nano import pretrain
 from training.nano.chat import Mixture, conversations
 from training.nano.corpus import Corpus
 from training.nano.world import World
+from training.tuning import sft
 
 RECIPES = Path(__file__).parent / "recipes"
 # What the paper's story was tuned with, on the world's side (see README.md).

@@ -1,0 +1,1 @@
+"""Where attention goes (Figures 3, 4)."""

@@ -1,0 +1,244 @@
+"""Measuring several models for `ctx-eval attention`, so that a mistake or a kill costs little.
+
+All arguments, tokenizers and documents are checked before the first model loads; arms of one
+checkpoint share one load. What was measured is kept prompt by prompt, in a file named by a hash of
+all that decides it: a killed run goes on where it was, and of a longer list of models only the new
+ones are measured.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from lm_eval.utils import simple_parse_args_string
+from tqdm import tqdm
+
+from ctx_models import nano
+from ctx_models.allocation.shares import (
+    Allocation,
+    Rank,
+    Row,
+    Rows,
+    allocation_of,
+    needle_ranking,
+    needle_shares,
+    prompt_shares,
+)
+from ctx_models.arm import ArmSettings, read_arm
+from ctx_models.fingerprint import checkpoint_fingerprint, short_hash
+from ctx_models.indicator import check_indicator
+from ctx_models.lm import CtxLM
+from ctx_models.sweep.plan import ARM_ARGUMENTS
+from ctx_tasks import nano_world
+from ctx_tasks.errors import UserError
+from ctx_tasks.needle import task as needle
+from ctx_tasks.needle.inputs import load_tokenizer
+
+# The haystack and needles of the bundled models' world.
+NANO = "nano"
+_TOKENIZER_ARGUMENTS = ("revision", "trust_remote_code", "subfolder", "gguf_file")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to measure.
+
+    Attributes:
+        name: its model arguments as they were typed.
+        checkpoint: the arguments that load it.
+        arm: how it is steered and marked.
+        rows: prompts of the needle test.
+        data: what they were made from.
+        template: the chat template.
+    """
+
+    name: str
+    checkpoint: dict[str, Any]
+    arm: ArmSettings
+    rows: list[Row]
+    data: dict[str, Any]
+    template: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with whatever could change a share."""
+        loads = self.checkpoint
+        identity = (loads.get(key) for key in ("revision", "peft", "delta"))
+        content = {
+            "checkpoint": checkpoint_fingerprint(loads["pretrained"], *identity),
+            "arguments": loads,
+            "arm": [self.arm.steering.record(), self.arm.indicator, self.arm.indicator_turns],
+            "rows": self.rows,
+            "template": self.template,
+            "versions": [importlib.metadata.version(n) for n in ("lm-eval-ctx", "transformers")],
+        }
+        return short_hash(json.dumps(content, sort_keys=True, default=str))
+
+
+def plan(model_args: Sequence[str], grid: dict[str, Any], device: str | None = None) -> list[Job]:
+    """Read and check the models, and make the prompts of each; loads tokenizers only.
+
+    Args:
+        model_args: as `--model_args` of `hf-ctx`, one string a model.
+        grid: settings of `ctx_tasks.needle.task.nih`, where the haystack may also be `NANO`.
+
+    Raises:
+        UserError: whatever can be known to be wrong before a model loads.
+    """
+    made: dict[str, tuple[list[Row], dict[str, Any]]] = {}
+    return [_job(arguments, grid, device, made) for arguments in model_args]
+
+
+def _job(
+    arguments: str,
+    grid: dict[str, Any],
+    device: str | None,
+    made: dict[str, tuple[list[Row], dict[str, Any]]],
+) -> Job:
+    given = simple_parse_args_string(arguments)
+    arm = read_arm(**{key: given.pop(key) for key in ARM_ARGUMENTS if key in given})
+    given["pretrained"] = nano.resolve(given.get("pretrained"))
+    if device:
+        given["device"] = device
+    source = {key: given[key] for key in _TOKENIZER_ARGUMENTS if key in given}
+    tokenizer = load_tokenizer(given["pretrained"], _tokenizer_name(given), **source)
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{arguments}: this tokenizer has no chat template to compare with; give a chat model, "
+            "or tokenizer=FOLDER with one."
+        )
+    if arm.indicator is not None:
+        check_indicator(tokenizer, arm.indicator, strict=given.get("indicator_strict", True))
+    key = json.dumps(given, sort_keys=True, default=str)
+    if key not in made:
+        made[key] = _prompts(pretrained=given["pretrained"], tokenizer=tokenizer, **source, **grid)
+    name = arguments or f"pretrained={nano.DEFAULT}"
+    return Job(name, given, arm, *made[key], str(tokenizer.chat_template))
+
+
+def _tokenizer_name(given: dict[str, Any]) -> str | None:
+    """The tokenizer that `CtxLM` would take: an adapter's own where it has one."""
+    peft = given.get("peft")
+    own = peft if peft and (Path(peft) / "tokenizer_config.json").exists() else None
+    return given.get("tokenizer") or own
+
+
+def _prompts(**settings: Any) -> tuple[list[Row], dict[str, Any]]:
+    used: dict[str, Any] = {}
+    build = nano_world.nih if settings.get("haystack") == NANO else needle.nih
+    [built] = build(**settings, data_used=used).values()
+    return [dict(row) for row in built], used
+
+
+def run(
+    jobs: Sequence[Job], folder: Path, *, by_head: bool = False
+) -> list[tuple[Allocation, list[Rank]]]:
+    """Measure what `folder` does not hold yet, and return all: shares, and the ranking of heads.
+
+    Args:
+        folder: where prompts measured so far are kept.
+        by_head: measure attention on the needle too; else every ranking is empty.
+
+    Raises:
+        UserError: a model that cannot be loaded or measured.
+    """
+    found: dict[int, tuple[Allocation, list[Rank]]] = {}
+    for group in _by_checkpoint(jobs):
+        model = _Model(jobs[group[0]].checkpoint)
+        for number in group:
+            job = jobs[number]
+            shares = _measured(model, job, folder, "shares", prompt_shares)
+            one = allocation_of(job.name, job.rows, job.data, shares)
+            ranks: list[Rank] = []
+            if by_head:
+                needles = _measured(model, job, folder, "needle", needle_shares)
+                ranks = needle_ranking(job.rows, needles)
+            found[number] = one, ranks
+        model.unload()
+    return [found[number] for number in range(len(jobs))]
+
+
+def _by_checkpoint(jobs: Sequence[Job]) -> Iterator[list[int]]:
+    """Numbers of the jobs of each checkpoint, checkpoints in order of their first job."""
+    groups: dict[str, list[int]] = {}
+    for number, job in enumerate(jobs):
+        key = json.dumps(job.checkpoint, sort_keys=True, default=str)
+        groups.setdefault(key, []).append(number)
+    yield from groups.values()
+
+
+class _Model:
+    """A checkpoint that is loaded when it is first needed, if it is."""
+
+    def __init__(self, checkpoint: dict[str, Any]) -> None:
+        self._checkpoint = checkpoint
+        self._lm: CtxLM | None = None
+
+    def arm(self, arm: ArmSettings) -> CtxLM:
+        """The model in one arm."""
+        if self._lm is None:
+            self._lm = CtxLM(**self._checkpoint)
+        self._lm.set_arm(arm)
+        return self._lm
+
+    def unload(self) -> None:
+        """Give the memory back, before another checkpoint takes its own."""
+        self._lm = None
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _measured(
+    model: _Model, job: Job, folder: Path, what: str, measure: Callable[[CtxLM, Row], np.ndarray]
+) -> Rows:
+    """`measure` of every row, those on disk read and the others appended as they come."""
+    path = folder / f"{job.fingerprint}-{what}.npy"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0), path.open("a+b") as file:
+            found = _read(file)
+            if len(found) < len(job.rows):
+                lm = model.arm(job.arm)
+                todo = tqdm(
+                    job.rows[len(found) :],
+                    desc=f"{job.name} {what}",
+                    unit=" prompts",
+                    initial=len(found),
+                    total=len(job.rows),
+                )
+                for row in todo:
+                    found.append(measure(lm, row))
+                    np.save(file, found[-1], allow_pickle=False)
+                    file.flush()
+    except Timeout as error:
+        raise UserError(
+            f"Another process is measuring {job.name} for {folder.parent}: wait for it, or give "
+            "another --output."
+        ) from error
+    return found
+
+
+def _read(file: Any) -> list[np.ndarray]:
+    """The whole arrays of a file; what a kill left behind them is cut off."""
+    found: list[np.ndarray] = []
+    file.seek(0)
+    whole = 0
+    while True:
+        try:
+            found.append(np.load(file, allow_pickle=False))
+        except (EOFError, ValueError):
+            break
+        whole = file.tell()
+    file.truncate(whole)
+    file.seek(whole)
+    return found

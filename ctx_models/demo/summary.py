@@ -1,0 +1,135 @@
+"""What the demo's numbers say: the table, and one sentence computed from it.
+
+The sentence speaks of the context score, the mean of the four context tasks with each counting once
+(Table 3, "Avg."). Differences are paired on the same documents, questions on one passage and cells
+with one needle are one cluster (`ctx_tasks.statistics`); "unclear" is a difference whose 95 %
+interval holds zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from ctx_models.demo.run import (
+    BY_HEART,
+    CHAT,
+    COLUMNS,
+    CONTEXT_TASKS,
+    MARKED,
+    RAW,
+    STEERED,
+    UNMARKED,
+    Arm,
+    Row,
+)
+from ctx_tasks.results import samples_of
+from ctx_tasks.statistics import Difference, mean_difference, paired_difference
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Scores ± standard errors as the harness computes them, n in the heads, in 80 characters."""
+    shown = Table(title="The nano world: bundled questions, no benchmark", box=SIMPLE_HEAD)
+    shown.padding = (0, 1, 0, 0)
+    shown.add_column("model, how it is run")
+    for column in COLUMNS:
+        shown.add_column(f"{column}\nn = {_count(rows[0], column)}", justify="right", no_wrap=True)
+    for checkpoint, arms in groupby(rows, key=lambda row: row.arm.checkpoint):
+        shown.add_row(Text(checkpoint, style="bold"))
+        for row in arms:
+            # Two digits, and an error is less than one.
+            cells = [_cell(row, column, digits=2).replace("± 0.", "±.") for column in COLUMNS]
+            shown.add_row(Text(f" {row.arm.settings}"), *cells)
+    return shown
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table as Markdown."""
+    heads = [f"{column} (n = {_count(rows[0], column)})" for column in COLUMNS]
+    lines = [["model", "how it is run", *heads], ["---"] * 2 + ["---:"] * len(heads)]
+    for row in rows:
+        cells = [_cell(row, column) for column in COLUMNS]
+        lines.append([row.arm.checkpoint, row.arm.settings, *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def sentence(rows: Sequence[Row]) -> str:
+    """One sentence on what the chat template costs and what the remedies win back, as measured."""
+    by_arm = {row.arm: row for row in rows}
+    raw, chat = by_arm[RAW], by_arm[CHAT]
+    cost = difference(chat, raw)
+    steered = {arm: difference(by_arm[arm], chat) for arm in STEERED}
+    best = max(STEERED, key=lambda arm: steered[arm].mean)
+    worst = min(STEERED, key=lambda arm: steered[arm].mean)
+    marked = difference(by_arm[MARKED], by_arm[UNMARKED])
+    at_best = f"{_shown(steered[best])} at best ({_setting(best)} of {len(STEERED)} settings"
+    return (
+        f"{_verdict(cost)} ({context_score(raw):.3f} without, {context_score(chat):.3f} with it: "
+        f"{_shown(cost)}); steering changes the latter by {at_best}; by heart: "
+        f"{_price(by_arm[best], chat)}) and by {_shown(steered[worst])} at worst "
+        f"({_setting(worst)}); {MARKED.indicator} changes nano-chat-ind's "
+        f"{context_score(by_arm[UNMARKED]):.3f} by {_shown(marked)} (by heart: "
+        f"{_price(by_arm[MARKED], by_arm[UNMARKED])})."
+    )
+
+
+def context_score(row: Row) -> float:
+    """Mean of the four context tasks, each counting once."""
+    return fmean(_reported(row, task)["score,none"] for task in CONTEXT_TASKS.values())
+
+
+def difference(row: Row, other: Row, columns: Sequence[str] = tuple(CONTEXT_TASKS)) -> Difference:
+    """Mean over `columns` of how much more `row` scores than `other` on the same documents."""
+    parts = [_paired(row, other, column) for column in columns]
+    return mean_difference(parts)
+
+
+def _paired(row: Row, other: Row, column: str) -> Difference:
+    task = COLUMNS[column]
+    before, after = (samples_of(one.samples[task], "score") for one in (other, row))
+    assert set(before.doc_hashes) == set(after.doc_hashes)
+    return paired_difference(before, after, "score")
+
+
+def _shown(found: Difference) -> str:
+    return f"{found.mean:+.3f} ± {found.error:.3f}" + ("" if found.clear else " [unclear]")
+
+
+def _verdict(cost: Difference) -> str:
+    if not cost.clear:
+        return "The chat template makes no clear difference to nano-chat's context score"
+    verb = "lowers" if cost.mean < 0 else "raises"
+    return f"The chat template {verb} nano-chat's context score"
+
+
+def _setting(arm: Arm) -> str:
+    return f"α {arm.alpha} {arm.schedule}"
+
+
+def _price(row: Row, other: Row) -> str:
+    return _shown(difference(row, other, [BY_HEART]))
+
+
+def _reported(row: Row, task: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = row.results["results"][task]
+    return found
+
+
+def _count(row: Row, column: str) -> int:
+    task = row.task(column)
+    assert task is not None
+    return int(row.results["n-samples"][task]["effective"])
+
+
+def _cell(row: Row, column: str, digits: int = 3) -> str:
+    task = row.task(column)
+    if task is None:
+        return "-"
+    reported = _reported(row, task)
+    return f"{reported['score,none']:.{digits}f} ± {reported['score_stderr,none']:.{digits}f}"

@@ -1,0 +1,1 @@
+"""Checkpoints x arms, one load each, resumable."""

@@ -1,0 +1,1 @@
+"""Did a checkpoint lose context awareness? pass, regression, inconclusive, error."""

@@ -1,0 +1,129 @@
+"""A gate's judgement for a terminal, as Markdown, JUnit XML and JSON.
+
+Names come from files: they are escaped in each format, and what XML forbids is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from ctx_tasks.gate.decision import Judgement, TaskVerdict, Verdict
+from ctx_tasks.leaderboard.formats import escape
+
+_ILLEGAL_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_STYLES = {
+    Verdict.PASS: "green",
+    Verdict.REGRESSION: "bold red",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.ERROR: "bold red",
+}
+Named = Sequence[tuple[str, Judgement]]
+
+
+def table(judgement: Judgement) -> Table:
+    """A line a task: scores, loss with its one-sided 95 % bounds, margin, verdict."""
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("task", overflow="fold")  # alone gives way on a narrow terminal
+    for head in ("n", "before", "after", "loss, 95 %", "margin"):
+        shown.add_column(head, justify="right", no_wrap=True)
+    shown.add_column("verdict", no_wrap=True)
+    for task in judgement.tasks:
+        verdict = Text(word(task.verdict), style=_STYLES[task.verdict])
+        n, before, after, _, bounds, margin = _numbers(task)
+        shown.add_row(Text(task.task), n, before, after, bounds, margin, verdict)
+    return shown
+
+
+def sentences(judgement: Judgement) -> list[str]:
+    """Why each task got its verdict, and the notes."""
+    said = [f"{task.task}: {word(task.verdict)}: {task.reason}." for task in judgement.tasks]
+    said += [
+        f"{task.task}: the gain of {-task.loss.mean:.3f} is suspiciously large; are its questions "
+        "in the training data?"
+        for task in judgement.tasks
+        if task.suspicious and task.loss is not None
+    ]
+    return said + judgement.notes
+
+
+def markdown(named: Named) -> str:
+    """For a comment on a pull request."""
+    lines: list[str] = []
+    for name, judgement in named:
+        lines += [f"### Context gate: {word(judgement.verdict)}", "", escape(name), ""]
+        lines += ["| task | n | before | after | loss | 95 % bounds | margin | verdict |"]
+        lines += ["|---|---:|---:|---:|---:|---:|---:|---|"]
+        for task in judgement.tasks:
+            cells = [escape(task.task), *_numbers(task), word(task.verdict)]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", *(f"- {escape(said)}" for said in sentences(judgement)), ""]
+    return "\n".join(lines)
+
+
+def junit(named: Named) -> str:
+    """A test suite a run, a test case a task; inconclusive counts as an error, not as a failure."""
+    root = ElementTree.Element("testsuites")
+    for name, judgement in named:
+        suite = ElementTree.SubElement(root, "testsuite", name=_legal(name))
+        counts = [task.verdict for task in judgement.tasks]
+        errors = counts.count(Verdict.ERROR) + counts.count(Verdict.INCONCLUSIVE)
+        suite.set("tests", str(len(counts)))
+        suite.set("failures", str(counts.count(Verdict.REGRESSION)))
+        suite.set("errors", str(errors))
+        for task in judgement.tasks:
+            case = ElementTree.SubElement(
+                suite, "testcase", name=_legal(task.task), classname="ctx-eval.gate"
+            )
+            if task.verdict is not Verdict.PASS:
+                kind = "failure" if task.verdict is Verdict.REGRESSION else "error"
+                message = _legal(task.reason)
+                ElementTree.SubElement(case, kind, type=word(task.verdict), message=message)
+            ElementTree.SubElement(case, "system-out").text = _legal(" ".join(_numbers(task)))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def as_json(named: Named) -> str:
+    """Everything, numbers unrounded."""
+    content = [
+        {
+            "name": name,
+            "verdict": word(judgement.verdict),
+            "exit_code": int(judgement.verdict),
+            "tasks": [_plain(task) for task in judgement.tasks],
+            "notes": judgement.notes,
+        }
+        for name, judgement in named
+    ]
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def word(verdict: Verdict) -> str:
+    """ "pass", "regression", "inconclusive" or "error"."""
+    return verdict.name.lower()
+
+
+def _plain(task: TaskVerdict) -> dict[str, Any]:
+    return {**dataclasses.asdict(task), "verdict": word(task.verdict)}
+
+
+def _numbers(task: TaskVerdict) -> list[str]:
+    if task.loss is None or task.before is None or task.after is None or task.margin is None:
+        return ["-"] * 6
+    loss = task.loss
+    bounds = f"{loss.low:+.3f} {loss.high:+.3f}"
+    scores = [f"{task.before:.3f}", f"{task.after:.3f}", f"{loss.mean:+.3f}"]
+    return [str(loss.n), *scores, bounds, f"{task.margin:.3g}"]
+
+
+def _legal(text: str) -> str:
+    return _ILLEGAL_IN_XML.sub("", text)

@@ -1,0 +1,1 @@
+"""A judge model rates saved answers; every reply is kept."""

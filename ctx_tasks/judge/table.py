@@ -1,0 +1,83 @@
+"""Judged runs for people: ratings by category side by side, and paired differences to the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ctx_tasks.judge.ratings import TURNS
+from ctx_tasks.results import Metric, Run, TaskResult, read_runs, read_samples
+from ctx_tasks.statistics import paired_difference
+
+
+def tables(paths: Sequence[Path]) -> list[Table]:
+    """One table for each task, a column for each judged file."""
+    runs = [read_runs([path])[0] for path in paths]
+    found = []
+    for task in TURNS:
+        judged = [run for run in runs if task in run.tasks]
+        if judged:
+            found.append(_table(task, judged))
+    return found
+
+
+def differences(paths: Sequence[Path]) -> list[str]:
+    """For every run after the first: how much more it is rated, on the same questions."""
+    runs = [read_runs([path])[0] for path in paths]
+    said = []
+    for task in TURNS:
+        judged = [run for run in runs if task in run.tasks]
+        said += [_difference(task, judged[0], other) for other in judged[1:]]
+    return said
+
+
+def _table(task: str, runs: Sequence[Run]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(f"{task}\nrated 1 to 10", no_wrap=True)
+    for run in runs:
+        results = run.tasks[task]
+        table.add_column(
+            Text(f"{run.checkpoint}\n{run.arm.name}\nn = {results.n}"), justify="right"
+        )
+    for name in dict.fromkeys(name for run in runs for name in run.tasks[task].metrics):
+        cells = [_cell(run.tasks[task].metrics.get(name)) for run in runs]
+        table.add_row(Text(name.removeprefix("rating_").replace("_", " ")), *cells)
+    return table
+
+
+def _cell(metric: Metric | None) -> str:
+    if metric is None or math.isnan(metric.value):
+        return "-"
+    if metric.value == int(metric.value) and metric.error is None:
+        return f"{metric.value:.0f}"
+    return f"{metric.value:.2f}" + ("" if metric.error is None else f" ±{metric.error:.2f}")
+
+
+def _difference(task: str, first: Run, other: Run) -> str:
+    a, b = first.tasks[task], other.tasks[task]
+    names = f"{task}: {_name(other)} against {_name(first)}"
+    unequal = _unequal(a, b)
+    if unequal:
+        return f"{names} cannot be compared: {unequal} differ."
+    if math.isnan(a.metrics["rating"].value) or math.isnan(b.metrics["rating"].value):
+        return f"{names} cannot be compared: one of them has no rating."
+    change = paired_difference(read_samples(a), read_samples(b), "rating")
+    return (
+        f"{names}: {change.mean:+.2f} ± {change.error:.2f}, 95 % {change.low:+.2f} to "
+        f"{change.high:+.2f}, {change.n} questions{'' if change.clear else ' [unclear]'}."
+    )
+
+
+def _name(run: Run) -> str:
+    return f"{run.checkpoint} ({run.arm.name})"
+
+
+def _unequal(a: TaskResult, b: TaskResult) -> str:
+    """Settings that differ, but for the template: it may be what is compared."""
+    names = [name for name in a.settings if name != "chat template"]
+    return ", ".join(name for name in names if a.settings[name] != b.settings[name])

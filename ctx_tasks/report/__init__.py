@@ -1,0 +1,1 @@
+"""One HTML page that explains itself, alone in its file."""

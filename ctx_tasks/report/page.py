@@ -1,0 +1,151 @@
+"""`ctx-eval leaderboard --format html`: one page that explains itself, alone in its file.
+
+Table, template tax, alpha curves, needle heatmaps and single documents, without any network. The
+table and figures are written by a template that escapes every text; documents are data, which the
+page's script shows as text only. A content security policy names the hashes of that script and that
+style: whatever a model or a data set says, no browser runs it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ctx_tasks.errors import UserError
+from ctx_tasks.leaderboard.board import Board, Row
+from ctx_tasks.leaderboard.curves import curves, samples_reader
+from ctx_tasks.plots import needle_cells
+from ctx_tasks.report import documents as report_documents
+from ctx_tasks.report import figures as report_figures
+from ctx_tasks.report.figures import Heatmap
+from ctx_tasks.results import read_documents
+
+PARTS = Path(__file__).parent / "template"
+_NEEDLE = "NIH recall"
+
+
+def write(board: Board, path: Path) -> None:
+    """Write a leaderboard as one HTML file, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written, or a sample file cannot be read.
+    """
+    text = page(board)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}); name another file.") from error
+
+
+def page(board: Board) -> str:
+    """The page's HTML; equal results give equal pages."""
+    read = samples_reader()
+    style, script = (_part(name) for name in ("page.css", "page.js"))
+    taxes = [(row.checkpoint, "chat", row.tax) for row in board.rows if row.tax]
+    gains = [(row.checkpoint, row.arm.name, row.gain) for row in board.rows if row.gain]
+    documents = report_documents.collect(board.rows, _with_samples(board), read)
+    data = {
+        "rows": [{"checkpoint": row.checkpoint, "arm": row.arm.name} for row in board.rows],
+        **documents,
+    }
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            board=board,
+            counts=_counts(board),
+            marked=any(cell.mark for row in board.rows for cell in row.cells.values()),
+            tax=report_figures.bars(taxes) if taxes else None,
+            gain=report_figures.bars(gains) if gains else None,
+            curves=report_figures.curve_figures(curves(board.rows, read)),
+            heatmaps=_heatmaps(board.rows),
+            layout=report_figures,
+            newest=_day(max(run.date for row in board.rows for run in row.runs)),
+            style=Markup(style),
+            script=Markup(script),
+            # Our own escaping: what HTML escapes would do to it, a script element does not undo.
+            data=Markup(report_documents.escaped(data)),
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+            documents=any(group["documents"] for group in documents["groups"]),
+        )
+    )
+
+
+def _environment() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(PARTS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters.update(number=_number, signed=_signed, day=_day, known=_known)
+    return found
+
+
+def _part(name: str) -> str:
+    return (PARTS / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _number(value: float) -> str:
+    """Three decimals, or a dash for what is not known."""
+    return "–" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
+
+
+def _signed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
+
+
+def _known(value: float) -> bool:
+    return not math.isnan(value)
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d")
+
+
+def _counts(board: Board) -> dict[str, int]:
+    """The number of documents most cells of a column have, for its heading."""
+    found = {}
+    for column in board.columns:
+        numbers = Counter(row.cells[column].n for row in board.rows if column in row.cells)
+        found[column] = numbers.most_common(1)[0][0]
+    return found
+
+
+def _with_samples(board: Board) -> list[str]:
+    """Columns that stand for a task with saved answers."""
+    return [
+        column
+        for column in board.columns
+        if any(row.results[column].samples_file for row in board.rows if column in row.results)
+    ]
+
+
+def _heatmaps(rows: Sequence[Row]) -> list[Heatmap]:
+    found = []
+    for row in rows:
+        for column, result in row.results.items():
+            if column.startswith(_NEEDLE) and result.samples_file is not None:
+                cells = needle_cells(read_documents(result))
+                if cells:
+                    figure = report_figures.heatmap(row.checkpoint, row.arm.name, column, cells)
+                    found.append(figure)
+    return found

@@ -1,0 +1,1 @@
+"""Raw chats -> clean lists of messages."""

@@ -1,0 +1,331 @@
+"""`ctx-train prepare`: stream a raw chat dataset through the cleaning steps, and account for it.
+
+Every input row is kept, changed or dropped, with the reason; the three counts sum to the input.
+Output rows are `{id, source, messages}`, where `source` is the name of the dataset. Memory holds
+one conversation at a time and a 16-byte digest for each that was kept (for duplicates). A run that
+is killed leaves nothing under the final name; run again, it starts over and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ctx_tasks.errors import UserError
+from training import files
+from training.data.cleaning import (
+    MESSAGE_OVERHEAD,
+    REASONS,
+    Conversation,
+    MalformedRow,
+    Messages,
+    Patterns,
+    Switches,
+    clean,
+    cleaning_steps,
+    detect_format,
+    load_patterns,
+    opening_digest,
+    split_rounds,
+    to_conversation,
+)
+
+
+@dataclasses.dataclass
+class Account:
+    """What became of the input, and Table 1's row for the output.
+
+    `read` = `kept` + `changed` + `dropped`, in conversations. `changed_by` and `dropped_by` count
+    conversations by reason (a changed one may have several), `messages_by` the messages a reason
+    removed or rewrote. `conversations`, `instructions` and `tokens` (contents only, without the
+    template) describe the output; tokens are None where no tokenizer was given. `long_rounds` are
+    rounds longer than the maximum length, which no split can mend.
+    """
+
+    read: int = 0
+    kept: int = 0
+    changed: int = 0
+    dropped: int = 0
+    changed_by: Counter[str] = dataclasses.field(default_factory=Counter)
+    messages_by: Counter[str] = dataclasses.field(default_factory=Counter)
+    dropped_by: Counter[str] = dataclasses.field(default_factory=Counter)
+    conversations: int = 0
+    instructions: int = 0
+    tokens: int | None = None
+    long_rounds: int = 0
+
+    @property
+    def average_tokens(self) -> float | None:
+        """Tokens per output conversation, None if not measured (or nothing is left)."""
+        return None if self.tokens is None else self.tokens / max(self.conversations, 1)
+
+    def counts(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {**vars(self), "average_tokens": self.average_tokens}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fate:
+    """What became of one conversation: pieces of (id, messages), none if it was dropped."""
+
+    changes: dict[str, int]
+    dropped_by: str | None
+    pieces: list[tuple[str, Messages]]
+
+    @property
+    def name(self) -> str:
+        """`kept`, `changed` or `dropped`."""
+        if self.dropped_by is not None:
+            return "dropped"
+        return "changed" if self.changes else "kept"
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why, in words: of the dropped the one reason, of the changed all."""
+        names = list(self.changes) if self.dropped_by is None else [self.dropped_by]
+        return [REASONS.get(name, name) for name in names]
+
+
+class Preparer:
+    """The steps, with what they must remember between conversations: digests and counts.
+
+    `tokenizer` counts tokens and is needed to split; special-token strings in the text are counted
+    as text. `max_length` is in tokens.
+    """
+
+    def __init__(
+        self,
+        switches: Switches,
+        patterns: Patterns,
+        tokenizer: Any = None,
+        max_length: int = 2048,
+    ) -> None:
+        self._switches = switches
+        self._steps = functools.cache(functools.partial(cleaning_steps, switches, patterns))
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._seen: set[bytes] = set()
+        self._overhead = 0
+        self.account = Account()
+        if tokenizer is not None:
+            self.account.tokens = 0
+            self._overhead = MESSAGE_OVERHEAD + len(tokenizer("")["input_ids"])
+
+    def run(self, row: files.Row) -> tuple[str, Fate]:
+        """The id and the fate of the next row, entered in the account."""
+        index = self.account.read
+        try:
+            conversation = to_conversation(row, index)
+            fate = self._fate(conversation)
+            identity = conversation.id
+        except MalformedRow as reason:
+            identity = str(row.get("id", f"row-{index}"))
+            fate = Fate({}, f"unreadable: {reason}", [])
+        self._enter(fate)
+        return identity, fate
+
+    def _fate(self, conversation: Conversation) -> Fate:
+        cleaned = clean(conversation.messages, self._steps(conversation.format))
+        if cleaned.dropped_by is not None:
+            return Fate({}, cleaned.dropped_by, [])
+        runs = self._switches.resolve(conversation.format)
+        if runs["dedup"] and self._is_duplicate(cleaned.messages):
+            return Fate({}, "dedup", [])
+        pieces = self._pieces(conversation.id, cleaned.messages, runs["split"])
+        changes = dict(cleaned.changes)
+        if len(pieces) > 1:
+            changes["split"] = len(pieces)
+        return Fate(changes, None, pieces)
+
+    def _is_duplicate(self, messages: Messages) -> bool:
+        digest = opening_digest(messages)
+        duplicate = digest in self._seen
+        self._seen.add(digest)
+        return duplicate
+
+    def _pieces(self, name: str, messages: Messages, split: bool) -> list[tuple[str, Messages]]:
+        if self._tokenizer is None:
+            return [(name, messages)]
+        tokens = token_counts(self._tokenizer, [m["content"] for m in messages])
+        cut = [(0, messages)]
+        if split:
+            lengths = [count + self._overhead for count in tokens]
+            cut = split_rounds(messages, lengths, self._max_length)
+            self.account.long_rounds += _long_rounds(cut, messages, lengths, self._max_length)
+        # A system message is in every piece.
+        repeated = tokens[0] * (len(cut) - 1) if messages[0]["role"] == "system" else 0
+        self.account.tokens = (self.account.tokens or 0) + sum(tokens) + repeated
+        if len(cut) == 1:
+            return [(name, messages)]
+        return [(f"{name}_{start}", piece) for start, piece in cut]
+
+    def _enter(self, fate: Fate) -> None:
+        account = self.account
+        account.read += 1
+        setattr(account, fate.name, getattr(account, fate.name) + 1)
+        if fate.dropped_by is not None:
+            account.dropped_by.update(fate.reasons)
+        for name, count in fate.changes.items():
+            account.changed_by[REASONS[name]] += 1
+            account.messages_by[REASONS[name]] += count
+        account.conversations += len(fate.pieces)
+        account.instructions += sum(
+            message["role"] == "user" for _, messages in fate.pieces for message in messages
+        )
+
+
+def _long_rounds(
+    cut: list[tuple[int, Messages]], messages: Messages, lengths: Sequence[int], max_length: int
+) -> int:
+    """How many pieces are longer than `max_length`: each is a single round."""
+    head = lengths[0] if messages[0]["role"] == "system" else 0
+    starts = [start for start, _ in cut] + [len(messages)]
+    sizes = (head + sum(lengths[a:b]) for a, b in itertools.pairwise(starts))
+    return sum(size > max_length for size in sizes)
+
+
+def token_counts(tokenizer: Any, texts: list[str]) -> list[int]:
+    """Tokens of each text, without BOS or EOS; special-token strings in a text are plain text."""
+    encoded = tokenizer(
+        texts,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    return [len(ids) for ids in encoded["input_ids"]]
+
+
+def prepare(
+    source: str,
+    output: str | Path,
+    *,
+    switches: Switches | None = None,
+    refusal_patterns: str | Path | None = None,
+    tokenizer: Any = None,
+    max_length: int = 2048,
+    split: str = "train",
+    data_file: str | None = None,
+    report: str | Path | None = None,
+) -> Account:
+    """Clean the dataset `source` into `output` (`.jsonl` or `.parquet`) and return the account.
+
+    `source`: local file or folder, or a hub name (with its `split`, or one `data_file` of it).
+    `report`: a `.jsonl` that gets one line for each input row: index, id, fate, reasons, outputs.
+    Leaves `OUTPUT.meta.json`. Raises UserError for data without known columns, for `split=True` in
+    `switches` without a tokenizer, and for an output that is its own input.
+    """
+    switches = switches or Switches()
+    if switches.split and tokenizer is None:
+        raise UserError("--split needs a tokenizer: pass --tokenizer NAME, or --no-split.")
+    if max_length < 1:
+        raise UserError(f"--max-length {max_length} is below 1: give the window in tokens.")
+    patterns = load_patterns(*([] if refusal_patterns is None else [refusal_patterns]))
+    local = source
+    if files.is_hub_name(source) and data_file is not None:
+        local = str(files.hub_file(source, data_file))
+    for written in (output, report):
+        if written is not None:
+            files.refuse_overwrite(written, local)
+    preparer = Preparer(switches, patterns, tokenizer, max_length)
+    rows = _checked(files.read_source(local, split=split), source)
+    _stream(rows, preparer, Path(output), report, Path(source).name)
+    files.write_meta(
+        output,
+        command="ctx-train prepare",
+        inputs=[local],
+        settings={
+            "source": source,
+            "split": split,
+            "data_file": data_file,
+            "switches": dataclasses.asdict(switches),
+            "refusal_patterns": [pattern.pattern for pattern in patterns],
+            "tokenizer": getattr(tokenizer, "name_or_path", None),
+            "max_length": max_length,
+        },
+        counts=preparer.account.counts(),
+    )
+    return preparer.account
+
+
+def _checked(rows: Iterator[files.Row], source: str) -> Iterator[files.Row]:
+    """`rows`, after a look at the first: wrong columns are an error before anything is written."""
+    first = next(rows, None)
+    if first is None:
+        raise UserError(f"{source} holds no rows: give a dataset with conversations.")
+    if detect_format(first) is None:
+        raise UserError(
+            f"{source} has the columns {', '.join(map(str, first))}, but a dataset needs "
+            "messages, conversations, or instruction (or input) and output: rename yours."
+        )
+    yield first
+    yield from rows
+
+
+def _stream(
+    rows: Iterator[files.Row],
+    preparer: Preparer,
+    output: Path,
+    report: str | Path | None,
+    source_name: str,
+) -> None:
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(files.row_writer(output))
+        log = None if report is None else stack.enter_context(files.row_writer(report))
+        bar = stack.enter_context(tqdm(rows, desc="prepare", unit=" conversations"))
+        for index, row in enumerate(bar):
+            identity, fate = preparer.run(row)
+            for name, messages in fate.pieces:
+                writer.write({"id": name, "source": source_name, "messages": messages})
+            if log is not None:
+                log.write(_report_row(index, identity, fate))
+
+
+def _report_row(index: int, identity: str, fate: Fate) -> files.Row:
+    outputs = [name for name, _ in fate.pieces]
+    return {
+        "index": index,
+        "id": identity,
+        "fate": fate.name,
+        "reasons": fate.reasons,
+        "outputs": outputs,
+    }
+
+
+def summary(account: Account) -> str:
+    """The account in lines for the terminal, Table 1's row last."""
+    lines = [
+        f"{account.read} conversations read: {account.kept} kept, {account.changed} changed, "
+        f"{account.dropped} dropped."
+    ]
+    lines += [
+        f"  changed  {count:>8}  {reason} ({account.messages_by[reason]} messages)"
+        if reason != REASONS["split"]
+        else f"  changed  {count:>8}  split (into {account.messages_by[reason]} pieces)"
+        for reason, count in account.changed_by.most_common()
+    ]
+    lines += [
+        f"  dropped  {count:>8}  {reason}" for reason, count in account.dropped_by.most_common()
+    ]
+    if account.long_rounds:
+        lines.append(
+            f"  {account.long_rounds} rounds are longer than the maximum length on their own."
+        )
+    return "\n".join([*lines, _table_row(account)])
+
+
+def _table_row(account: Account) -> str:
+    average = account.average_tokens
+    tokens = "not measured (no --tokenizer)" if average is None else f"{average:.2f}"
+    return (
+        f"Table 1: {account.conversations} conversations, {account.instructions} instructions, "
+        f"average tokens {tokens}."
+    )

@@ -1,0 +1,1 @@
+"""One recipe, tuned: TRL's trainer, the token rows, and what is left on disk."""
