@@ -21,7 +21,8 @@ pytestmark = pytest.mark.usefixtures("prefill_path")
 
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "gpt_neox"]
 NEW_TOKENS = 6
-TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+# float32 against float64; rounding differs between processors (1.4e-5 was seen on one).
+TOLERANCE = {"atol": 3e-5, "rtol": 1e-5}
 
 
 def left_padded_batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

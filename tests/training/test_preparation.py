@@ -129,7 +129,7 @@ def test_a_killed_run_leaves_no_output_and_a_rerun_the_whole(tmp_path: Path) -> 
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     files.write_rows(source, (gpt(*ROUND, name=str(i)) for i in range(50)))
     script = (
-        "import os, signal, sys; from training import preparation as p\n"
+        "import os, signal, sys; from training.data import prepare as p\n"
         "run = p.Preparer.run\n"
         "def killed(self, row):\n"
         "    if self.account.read == 30: os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -316,7 +316,7 @@ def test_a_chat_template_that_is_nowhere_names_the_bundled_ones(setting):
 DYING = """
 import os, signal, sys
 from trl import SFTTrainer
-from training import sft
+from training.tuning import sft
 
 step = SFTTrainer.training_step
 
@@ -372,7 +372,7 @@ def test_two_processes_learn_what_one_does(setting, lora):
     folder, base, data = setting
     file = tuning.recipe(folder, base, data, lora=lora)
     one = sft.run(file, ["training.per_device_train_batch_size=4"])
-    script = "import sys; from training import sft; sft.run(sys.argv[1], sys.argv[2:])"
+    script = "import sys; from training.tuning import sft; sft.run(sys.argv[1], sys.argv[2:])"
     program = folder / "program.py"
     program.write_text(script, encoding="utf-8")
     launch = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port()]

@@ -60,7 +60,8 @@ def test_help_shows_an_example(command: str, call: Call) -> None:
 
 def test_help_and_commands_import_no_torch() -> None:
     script = (
-        "import sys; from training import cli, preparation, selection\n"
+        "import sys; from training import cli; from training.data import prepare\n"
+        "from training.dependency import select\n"
         "try: cli.app(['--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'datasets', 'matplotlib'} & set(sys.modules)\n"
