@@ -16,7 +16,7 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard.curves import LINES, Curve, Point
 from ctx_tasks.plots import alpha_curve, change_bars, nih_heatmap
 from ctx_tasks.statistics import Difference
-from tests.ctx_tasks import report_data
+from tests.ctx_tasks.report import report_data
 from tests.ctx_tasks.result_files import write_run
 
 LOW, HIGH = (matplotlib.colormaps["cividis"](value)[:3] for value in (0.0, 1.0))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.ctx_models import offline_tasks
-from tests.training import tuning
+from tests.training.tuning import inputs as tuning
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training import tuning
+from tests.training.tuning import inputs as tuning
 from training import files
 
 ROOT = Path(__file__).parents[2]

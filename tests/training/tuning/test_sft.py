@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ctx_tasks.errors import UserError
-from tests.training import tuning
+from tests.training.tuning import inputs as tuning
 from training import files
 from training.tuning import continuation, merge, recipe, sft
 from training.tuning.dataset import tokenised
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROMPT = "What does lamp mean?"
 
 
@@ -86,7 +86,7 @@ def test_rows_and_logits_are_found_again_in_a_new_process(tuned, tmp_path):
     folder, model, tokenizer, tokens = tuned
     out = tmp_path / "seen.safetensors"
     arguments = (folder / "base", folder / "adapter", out, PROMPT)
-    python("-m", "tests.training.load_adapter", *arguments)
+    python("-m", "tests.training.tuning.load_adapter", *arguments)
     seen = load_file(out)
     for name, rows in effective_rows(model).items():
         assert torch.equal(seen[name][: tokens.known], rows[: tokens.known])

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.training import tuning
+from tests.training.tuning import inputs as tuning
 from training import files
 from training.tuning import recipe, sft
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ZERO3 = pytest.param("zero3", marks=pytest.mark.deepspeed)
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def launch(config, *arguments, kill_at=-1):
     """`accelerate launch` with a bundled config file; what it printed, or None if it was killed."""
     launcher = ["accelerate.commands.launch", "--num_processes", 2, "--main_process_port", 0]
     file = recipe.RECIPES / "accelerate" / f"{config}.yaml"
-    program = ["-m", "tests.training.cpus_as_gpus", kill_at, "sft"]
+    program = ["-m", "tests.training.tuning.cpus_as_gpus", kill_at, "sft"]
     command = [sys.executable, "-m", *launcher, "--config_file", file, *program, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from ctx_tasks.leaderboard.board import board
 from ctx_tasks.report import page as report
 from ctx_tasks.results import read_runs
-from tests.ctx_tasks import report_data
+from tests.ctx_tasks.report import report_data
 
 pytestmark = pytest.mark.browser
 

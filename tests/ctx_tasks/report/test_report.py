@@ -21,7 +21,7 @@ from ctx_tasks.report import figures as report_figures
 from ctx_tasks.report import page as report
 from ctx_tasks.report.prompts import CUT, TEMPLATE, USER, segment, shorten
 from ctx_tasks.results import read_documents, read_runs, read_samples
-from tests.ctx_tasks import report_data
+from tests.ctx_tasks.report import report_data
 from tests.ctx_tasks.result_files import write_run
 
 

@@ -11,7 +11,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ctx_tasks.errors import UserError
 from tests import tiny
-from tests.training import tuning
+from tests.training.tuning import inputs as tuning
 from training.tuning import recipe, sft
 from training.tuning.dataset import tokenised
 from training.tuning.packing import mixes_conversations, require_separate

@@ -12,7 +12,7 @@ from matplotlib import image
 
 from ctx_tasks.errors import UserError
 from tests import tiny
-from tests.training.test_scoring import conversation, turn
+from tests.training.dependency.test_scoring import conversation, turn
 from training import files
 from training.dependency.agreement import agreement, disagreement, top_turns
 from training.dependency.equation import score_conversation

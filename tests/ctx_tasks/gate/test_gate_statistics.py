@@ -1,6 +1,6 @@
 """How often the gate errs, by simulation; prints the README's table of power.
 
-python -m tests.ctx_tasks.test_gate_statistics
+python -m tests.ctx_tasks.gate.test_gate_statistics
 """
 
 from __future__ import annotations

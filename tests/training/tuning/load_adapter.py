@@ -1,4 +1,4 @@
-"""Run as `python -m tests.training.load_adapter BASE ADAPTER OUT PROMPT`: what is loaded again.
+"""`python -m tests.training.tuning.load_adapter BASE ADAPTER OUT PROMPT`: what is loaded again.
 
 A process of its own, loading as `ctx-eval run` does: nothing of the training is in memory. Writes
 both embeddings as they act and the logits of PROMPT, with the indicator, to the file OUT.

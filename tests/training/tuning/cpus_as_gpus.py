@@ -1,4 +1,4 @@
-"""`ctx-train` on CPUs under `accelerate launch`, sharded: `-m tests.training.cpus_as_gpus KILL_AT`.
+"""`ctx-train` on CPUs, sharded: `accelerate launch -m tests.training.tuning.cpus_as_gpus KILL_AT`.
 
 accelerate 1.15 shards by FSDP only what it has found to be GPUs: `AcceleratorState.__init__` lists
 the kinds of processes, and CPU processes (MULTI_CPU) are not among them, so that without this

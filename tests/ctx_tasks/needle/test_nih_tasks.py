@@ -23,7 +23,7 @@ from ctx_tasks.metrics import keyword_recall
 from ctx_tasks.needle.inputs import load_haystack
 from tests import tiny
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "task_configs"
 SMALL = {"max_length": 400, "lengths": 2, "depths": 2}
 
