@@ -32,7 +32,9 @@ from ctx_tasks.prompts import WithoutIndicator
 from . import attention, nano
 from .arm import ArmSettings, read_arm
 from .fingerprint import check_cache, checkpoint_fingerprint, short_hash
+from .generation import check_generation
 from .indicator import Turns, check_indicator
+from .registry import register_model
 from .spans import Rendered, Segment, Segmented, raw, render, tokenize, with_response
 from .steering import steer
 
@@ -96,12 +98,18 @@ class CtxLM(HFLM):
         self.indicator_strict = indicator_strict
         if peft and tokenizer is None and (Path(peft) / "tokenizer_config.json").exists():
             tokenizer = peft
-        _refuse_misspelt(kwargs)
+        _check_arguments(kwargs)
         # HFLM's own default is "cuda", also where there is none.
         if kwargs.get("device") is None:
             kwargs["device"] = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             super().__init__(pretrained, tokenizer=tokenizer, peft=peft, **kwargs)
+        except ImportError as error:
+            raise UserError(
+                f"pretrained={pretrained!r} needs a package that is not here: "
+                f"{str(error).strip().splitlines()[0]} Install it, or leave out the argument that "
+                "asks for it (such as attn_implementation)."
+            ) from error
         except OSError as error:
             raise UserError(
                 f"pretrained={pretrained!r} could not be loaded: {str(error).splitlines()[0]} "
@@ -225,6 +233,13 @@ class CtxLM(HFLM):
         return super().tok_encode(string, *args, **kwargs)
 
     # ---- generation ----------------------------------------------------------------------------
+
+    def generate_until(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[str]:
+        """HFLM's, after a look at the generation arguments, which would end it in a traceback."""
+        window = self.max_length if self.backend == "causal" else None
+        for settings in {str(one.args[1]): one.args[1] for one in requests}.values():
+            check_generation(settings, window, self.max_gen_toks)
+        return super().generate_until(requests, *args, **kwargs)
 
     def tok_batch_encode(
         self,
@@ -374,13 +389,24 @@ class CtxLM(HFLM):
 _OWN_ARGUMENTS = [name for name in signature(CtxLM.__init__).parameters if name != "kwargs"]
 
 
-def _refuse_misspelt(arguments: dict[str, Any]) -> None:
-    """HFLM hands unknown arguments to the model's constructor; catch what looks like ours."""
-    known = signature(HFLM.__init__).parameters
+def _check_arguments(arguments: dict[str, Any]) -> None:
+    """HFLM hands unknown arguments to the model's constructor; catch what looks like a known one.
+
+    Raises:
+        UserError: such a one; thoughts that are asked for but not told from the answer.
+    """
+    known = [*signature(HFLM.__init__).parameters]
     for name, value in arguments.items():
         close = get_close_matches(name, _OWN_ARGUMENTS, n=1, cutoff=0.75)
+        # Strictly: `max_memory` is transformers' own, beside HFLM's `max_cpu_memory`.
+        close += get_close_matches(name, known, n=1, cutoff=0.85)
         if name not in known and close:
             raise UserError(f"{name}={value} is not a model argument: did you mean {close[0]}?")
+    if arguments.get("enable_thinking") and arguments.get("think_end_token") is None:
+        raise UserError(
+            "enable_thinking=True needs think_end_token, which ends the thought before the answer: "
+            "add the model's own, such as think_end_token=</think>."
+        )
 
 
 def _digest(ids: np.ndarray) -> bytes:
@@ -393,3 +419,6 @@ def _clipped(rendered: Rendered, length: int) -> Rendered:
     kept = tuple(span for span in spans if span.start < span.end)
     places = tuple(place for place in rendered.indicators if place[1] <= length)
     return replace(rendered, text=rendered.text[:length], spans=kept, indicators=places)
+
+
+register_model()

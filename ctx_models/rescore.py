@@ -23,7 +23,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from ctx_tasks.catalogue import task_folder, tasks
+from ctx_tasks import harness
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import Run, TaskResult, read_documents
 
@@ -84,7 +84,7 @@ def rescore(run: Run) -> list[Rescored]:
     if not saved:
         raise UserError(f"{run.path} has no samples; a run with --log_samples can be rescored.")
     lines = {name: list(read_documents(result)) for name, result in saved.items()}
-    manager = _manager(lines)
+    manager = harness.task_manager(list(lines))
     found = simple_evaluate(
         model=Recorded(lines),
         tasks=[_task(manager, name, rows) for name, rows in lines.items()],
@@ -101,16 +101,8 @@ def _change(name: str, result: TaskResult, found: Any, path: Path) -> Rescored:
     return Rescored(name, metric, result.metrics[metric].value, after, result.n, path)
 
 
-def _manager(lines: dict[str, Any]) -> TaskManager:
-    ours = {task.name for task in tasks()}
-    return TaskManager(include_path=str(task_folder()), include_defaults=not lines.keys() <= ours)
-
-
 def _task(manager: TaskManager, name: str, rows: list[dict[str, Any]]) -> Any:
     """The installed task on the documents of the samples."""
-    entry = manager._entry(name)
-    if entry is None:
-        raise UserError(f"The task {name} is not installed; rescore with the version that has it.")
     documents = [row["doc"] for row in rows]
     overrides = {
         "task": name,
@@ -121,7 +113,10 @@ def _task(manager: TaskManager, name: str, rows: list[dict[str, Any]]) -> Any:
         # The prompts are not looked at, and there are no documents to draw examples from.
         "num_fewshot": 0,
     }
-    return manager._factory.build(entry, overrides=overrides, registry=manager._index)
+    task = harness.build_task(manager, name, overrides)
+    if task is None:
+        raise UserError(f"The task {name} is not installed; rescore with the version that has it.")
+    return task
 
 
 def _write(

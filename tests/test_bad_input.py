@@ -11,7 +11,7 @@ import pytest
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-from ctx_models.cli import register_model
+from ctx_models.registry import register_model
 from ctx_tasks.catalogue import task_folder
 from ctx_tasks.errors import UserError
 from tests import tiny

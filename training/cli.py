@@ -1,26 +1,21 @@
 """`ctx-train`: from raw conversations to a tuned model, one command a step.
 
 A thin shell: each command loads what it needs when it runs (so `--help` needs no torch), calls one
-function of its module and prints what came out. A mistake of the user's is one sentence on stderr
-and exit code 2.
+function of its module and prints what came out. How mistakes end: `ctx_models.commands.entry`.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ctx_models.commands.entry import Version, new_app, start
 from ctx_tasks.errors import UserError
 
-app = typer.Typer(
-    help="From raw conversations to a tuned model: prepare, score, agreement, select, sft, merge.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = new_app(
+    "From raw conversations to a tuned model: prepare, score, agreement, select, sft, merge."
 )
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write, .jsonl or .parquet.")]
@@ -45,6 +40,11 @@ Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Quantize = Annotated[str | None, typer.Option(help="4bit or 8bit, through bitsandbytes.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")]
 BY_FORMAT = "Default: as the paper did for this format."
+
+
+@app.callback()
+def _options(version: Version = False) -> None:
+    pass
 
 
 @app.command()
@@ -158,9 +158,9 @@ def score(
     Example:
       ctx-train score data/chats.jsonl -o data/scored.jsonl \\
           --model TinyLlama/TinyLlama-1.1B-Chat-v1.0
-      accelerate launch --num_processes 4 -m training.cli score data/chats.jsonl ...
+      accelerate launch --num_processes 4 --no_python ctx-train score data/chats.jsonl ...
       ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 \\
-          -m training.cli score data/chats.jsonl ...    (processes on CPUs)
+          --no_python ctx-train score data/chats.jsonl ...    (processes on CPUs)
     """
     from training.dependency import score as scoring
 
@@ -287,7 +287,7 @@ def sft(
     Example:
       ctx-train sft training/recipes/tinyllama-1.1b-sharegpt-indicator.yaml \\
           data.path=data/marked.jsonl training.output_dir=runs/tiny
-      accelerate launch --num_processes 4 -m training.cli sft RECIPE ...
+      accelerate launch --num_processes 4 --no_python ctx-train sft RECIPE ...
     """
     from training.tuning import sft as tuning
 
@@ -330,13 +330,9 @@ def _load_tokenizer(name: str | None) -> Any:
         ) from error
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> Any:
     """The entry point `ctx-train`."""
-    try:
-        app()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    return start(app, "ctx-train", arguments)
 
 
 if __name__ == "__main__":

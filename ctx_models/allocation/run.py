@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from lm_eval.utils import simple_parse_args_string
 from tqdm import tqdm
 
 from ctx_models import nano
@@ -39,7 +38,7 @@ from ctx_models.fingerprint import checkpoint_fingerprint, short_hash
 from ctx_models.indicator import check_indicator
 from ctx_models.lm import CtxLM
 from ctx_models.sweep.plan import ARM_ARGUMENTS
-from ctx_tasks import nano_world
+from ctx_tasks import harness, nano_world
 from ctx_tasks.errors import UserError
 from ctx_tasks.needle import task as needle
 from ctx_tasks.needle.inputs import load_tokenizer
@@ -105,7 +104,7 @@ def _job(
     device: str | None,
     made: dict[str, tuple[list[Row], dict[str, Any]]],
 ) -> Job:
-    given = simple_parse_args_string(arguments)
+    given = harness.read_arguments(arguments)
     arm = read_arm(**{key: given.pop(key) for key in ARM_ARGUMENTS if key in given})
     given["pretrained"] = nano.resolve(given.get("pretrained"))
     if device:

@@ -25,13 +25,13 @@ def command(
     model_args: Annotated[
         list[str] | None,
         typer.Option(
-            "--model_args", "--model-args", help="As for hf-ctx; repeat it for another model."
+            "--model_args", help="As for hf-ctx; repeat it for another model."
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("attention"),
     max_length: Annotated[
         int | None,
-        typer.Option("--max_length", "--max-length", help="Tokens of the longest document."),
+        typer.Option("--max_length", help="Tokens of the longest document."),
     ] = None,
     lengths: Annotated[int, typer.Option(help="Document lengths of the grid.")] = 20,
     depths: Annotated[int, typer.Option(help="Needle depths of the grid.")] = 20,

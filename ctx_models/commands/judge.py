@@ -62,7 +62,9 @@ def command(
 ) -> None:
     """Rate MT-Bench answers from 1 to 10 with a judge model; the key is in OPENAI_API_KEY.
 
-    Example: ctx-eval judge results/ --model gpt-4 --price-in 30 --price-out 60
+    \b
+    Example:
+      ctx-eval judge results/ --model gpt-4 --price-in 30 --price-out 60
     """
     from ctx_tasks.judge.endpoint import Options
 

@@ -36,7 +36,9 @@ def command(
 ) -> None:
     """Draw template tax, gains of remedies, alpha curves and needle heatmaps.
 
-    Example: ctx-eval plots results/ -o figures --format svg
+    \b
+    Example:
+      ctx-eval plots results/ -o figures --format svg
     """
     from ctx_tasks.leaderboard.board import board
     from ctx_tasks.results import read_runs

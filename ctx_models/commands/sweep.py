@@ -23,14 +23,15 @@ def command(
     Examples:
       ctx-eval sweep sweep.yaml --dry-run
       ctx-eval sweep sweep.yaml && ctx-eval leaderboard sweep/
-      accelerate launch -m ctx_models.cli sweep sweep.yaml
+      accelerate launch --num_processes 4 --no_python ctx-eval sweep sweep.yaml
     """
-    from ctx_models import cli
+    from ctx_models.registry import check_model
     from ctx_models.sweep import plan as sweep_plan
     from ctx_models.sweep import run as sweep
 
     plan = sweep_plan.read(file, output)
-    cli.register_model()
+    for one in plan.checkpoints:
+        check_model(one.model, one.model_args.get("pretrained"))
     if dry_run:
         _list(plan)
         return

@@ -34,5 +34,9 @@ def resolve(pretrained: str | None) -> str:
     """
     if pretrained is None:
         return str(folder(DEFAULT))
-    bundled = pretrained in NAMES and not Path(pretrained).exists()
-    return str(folder(pretrained)) if bundled else pretrained
+    return str(folder(pretrained)) if is_bundled(pretrained) else pretrained
+
+
+def is_bundled(pretrained: str) -> bool:
+    """Whether a model argument names a bundled model rather than a folder of that name here."""
+    return pretrained in NAMES and not Path(pretrained).exists()

@@ -21,6 +21,7 @@ from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
+from ctx_tasks import harness
 from ctx_tasks.errors import UserError
 from ctx_tasks.prompts import WithoutIndicator
 from ctx_tasks.results import EXECUTION
@@ -48,8 +49,8 @@ class FirstTurn(ConfigurableTask):
             raise UserError(f"{_INDICATOR} is true or false, but got {asked!r}.")
         self._indicated = asked
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
-        # Makes the harness insist on --log_samples: without them the answers would be lost.
-        self._metric_fn_list["bypass"] = None
+        # Without them the answers would be lost.
+        harness.insist_on_samples(self)
 
     def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:
         """This turn's question, marked as text without `[IND]` unless that was asked for."""

@@ -135,18 +135,19 @@ def model_window(pretrained: Any, tokenizer: Any, **source: Any) -> int | None:
     sliding window is not the window, and an adapter does not change it. None if `pretrained` is not
     given or has no config that can be read (models behind an API).
     """
-    from lm_eval.models.utils import resolve_max_length
     from transformers import AutoConfig
+
+    from ctx_tasks import harness
 
     if not pretrained:
         return None
     if not isinstance(pretrained, str | Path):
-        return int(resolve_max_length(pretrained.config, tokenizer))
+        return harness.window(pretrained.config, tokenizer)
     try:
         config = AutoConfig.from_pretrained(str(pretrained), **_given(source))
     except (OSError, ValueError):
         return None
-    return int(resolve_max_length(config, tokenizer))
+    return harness.window(config, tokenizer)
 
 
 def special_strings(tokenizer: Any) -> list[str]:

@@ -212,7 +212,7 @@ def whole_run(rounds: int) -> bool:
     """alpha = 1 through hf-ctx against hf: whole lm_eval runs on a small model."""
     from lm_eval import simple_evaluate
 
-    from ctx_models.cli import register_model
+    from ctx_models.registry import register_model
     from tests import tiny
     from tests.ctx_models.test_lm import TASKS
 

@@ -17,7 +17,7 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 
 from ctx_models import nano
-from ctx_models.cli import register_model
+from ctx_models.registry import register_model
 from ctx_tasks.catalogue import task_folder
 from ctx_tasks.errors import UserError
 from ctx_tasks.mt_bench.data import (

@@ -1,0 +1,35 @@
+"""`ctx-eval demo`: the paper's comparison on the bundled models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for results, heatmaps and commands.")
+    ] = Path("ctx-demo"),
+    full: Annotated[
+        bool, typer.Option(help="All 400 cells and 400 questions, for the README's table.")
+    ] = False,
+) -> None:
+    """Show on bundled models what a chat template costs, and two remedies; offline, on a CPU.
+
+    \b
+    Example:
+      ctx-eval demo -o ctx-demo
+    """
+    from rich.console import Console
+
+    from ctx_models.demo import run as demo
+    from ctx_models.demo import summary as demo_summary
+
+    rows = demo.run(output, demo.FULL if full else demo.QUICK)
+    said = demo_summary.sentence(rows)
+    demo.write(output / "table.md", f"{demo_summary.markdown(rows)}\n{said}\n")
+    console = Console()
+    console.print(demo_summary.table(rows))
+    console.print(f"{said}\nResults, heatmaps and commands: {output}", markup=False)

@@ -1,0 +1,140 @@
+"""`ctx-eval run`: the harness's own `run`, with hf-ctx and our tasks known."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ctx_models import nano
+from ctx_models.commands import judge, preflight
+from ctx_models.registry import MODEL, check_model, register_model
+from ctx_tasks import harness
+from ctx_tasks.catalogue import task_folder, tasks
+from ctx_tasks.errors import UserError
+
+PASS_THROUGH: dict[str, Any] = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
+_HELP = """\
+usage: ctx-eval run --model hf-ctx --model_args pretrained=M[,KEY=VALUE] --tasks TASK[,TASK] [...]
+
+Evaluate a model: every flag of `lm_eval run`, with hf-ctx and our tasks known.
+
+Example:
+  ctx-eval run --model hf-ctx --model_args pretrained=nano-chat,alpha=0.9 \\
+      --tasks nano_context_awareness --apply_chat_template --batch_size 8 --device cpu \\
+      --log_samples --output_path results/steered
+  accelerate launch --num_processes 4 --no_python ctx-eval run ...    (several GPUs)
+
+Model arguments of hf-ctx, beside all those of hf:
+  pretrained=M            folder, hub name, or a bundled model: {bundled}
+  alpha=1.0               attention on all but the user's text is weighted by this; 1 is off
+  schedule=constant       or compound: alpha to the power of the layer's number
+  steer_generated=true    false: tokens the model wrote count as the user's
+  layers=8-15+20          layers to steer; all by default
+  heads=FILE              JSON {{"layer": [heads]}} to steer; all by default
+  indicator=[IND]         token appended to the user turn
+  indicator_turns=last    or all
+  indicator_strict=true   false: also what is not one token of the tokenizer
+
+Tasks of ours (`ctx-eval ls` says what each measures):
+{tasks}
+
+Exit codes: 0 done, 2 a mistake in the command, 70 what nobody foresaw (CTX_DEBUG=1 shows where).
+
+What follows is the harness's own help.
+
+"""
+
+
+def command(context: typer.Context) -> None:
+    """Evaluate a model: every flag of `lm_eval run`, with hf-ctx and our tasks known.
+
+    \b
+    Example:
+      ctx-eval run --model hf-ctx --model_args pretrained=M,alpha=0.9 \\
+          --tasks nih_recall --apply_chat_template
+    """
+    parser = harness.run_parser()
+    parser.prog = "ctx-eval run"
+    if not context.args or {"-h", "--help"} & set(context.args):
+        typer.echo(_help() + parser.format_help(), nl=False)
+        return
+    evaluate(parser.parse_args(context.args))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Run the harness on what was parsed from the command line.
+
+    Raises:
+        UserError: what is wrong with the arguments, before the model loads where possible.
+    """
+    register_model()
+    config = config_file(args)
+    given = preflight.Given.of(args, config)
+    check_model(given.model, given.model_args.get("pretrained"))
+    preflight.check(given)
+    args.include_path = _include_paths(given)
+    args.model_args = bundled_model(args, given)
+    with ExitStack() as around:
+        around.enter_context(judge.afterwards(args, config))
+        around.enter_context(
+            harness.our_copy_untold()
+            if preflight.known_tasks(given) is None
+            else harness.without_defaults()
+        )
+        _call(args, given)
+
+
+def config_file(args: argparse.Namespace) -> dict[str, Any]:
+    """The mapping in the file of `--config`; empty without one (the harness says what is wrong)."""
+    if not args.config or not Path(args.config).is_file():
+        return {}
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def bundled_model(args: argparse.Namespace, given: preflight.Given) -> Any:
+    """The model arguments, with the folder of a bundled model as `pretrained` where it is meant.
+
+    `hf-ctx` finds it by itself, but the needle test reads the tokenizer by the same argument.
+    """
+    if given.model != MODEL:
+        return args.model_args
+    named = given.model_args.get("pretrained")
+    if named is None:
+        typer.echo(f"ctx-eval: no `pretrained` given; using the bundled {nano.DEFAULT}.", err=True)
+    return {**given.model_args, "pretrained": nano.resolve(named)}
+
+
+def _help() -> str:
+    names = ", ".join(task.name for task in tasks())
+    listed = textwrap.fill(names, 98, initial_indent="  ", subsequent_indent="  ")
+    return _HELP.format(bundled=", ".join(nano.NAMES), tasks=listed)
+
+
+def _include_paths(given: preflight.Given) -> list[str]:
+    """Our task folder, and the one the user named on the command line or in --config."""
+    return [str(task_folder()), *given.include_path]
+
+
+def _call(args: argparse.Namespace, given: preflight.Given) -> None:
+    harness.log_to_terminal()
+    try:
+        args.func(args)
+    except ValueError as error:
+        if "Tasks not found" in str(error):
+            raise UserError(preflight.not_found(given)) from error
+        raise

@@ -1,0 +1,48 @@
+"""Makes `--model hf-ctx` known to lm-eval 0.4.13, which reads no entry points.
+
+`import ctx_models.lm` does it too, so that `lm_eval.simple_evaluate(model="hf-ctx", ...)` works
+after it. The command line calls it here, which imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from ctx_models import nano
+from ctx_tasks.errors import UserError
+
+MODEL = "hf-ctx"
+
+
+def register_model() -> None:
+    """Make `--model hf-ctx` known to the harness of this process; again, it changes nothing.
+
+    `lm_eval.models` must come first: registering before its own registration would leave `hf` and
+    all other built-in models unknown.
+    """
+    import lm_eval.models  # noqa: F401
+    from lm_eval.api.registry import model_registry
+
+    if MODEL not in model_registry:
+        model_registry.register(MODEL, target="ctx_models.lm:CtxLM")
+
+
+def check_model(name: str, pretrained: object = None) -> None:
+    """Refuse a model type that nobody registered, and a bundled checkpoint with another than ours.
+
+    Raises:
+        UserError: either of them.
+    """
+    from lm_eval.api.registry import model_registry
+
+    register_model()
+    known = list(model_registry.keys())
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        meant = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}."
+        raise UserError(f"--model {name} is not known: {meant}")
+    if name != MODEL and isinstance(pretrained, str) and nano.is_bundled(pretrained):
+        raise UserError(
+            f"pretrained={pretrained} is a bundled model, which {name} does not know: use --model "
+            f"{MODEL}, which without further arguments answers as hf does."
+        )

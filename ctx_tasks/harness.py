@@ -1,0 +1,205 @@
+"""Every private name of lm-eval 0.4.13 that we call or override, and what it is called for.
+
+None of these names is promised to the next release. `PRIVATE` lists them all;
+`tests/test_harness.py` says which one a newer harness lacks, and that no other file of ours reaches
+for one. Nothing is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ctx_tasks.catalogue import task_folder
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._index import Entry
+
+PRIVATE: Final = {
+    "lm_eval._cli.run": ("Run.create",),
+    "lm_eval.api.registry": ("model_registry.register", "model_registry.keys"),
+    "lm_eval.api.task": ("ConfigurableTask.fewshot_context", "ConfigurableTask.apply_filters"),
+    "lm_eval.config.evaluate_config": ("EvaluatorConfig.from_cli",),
+    "lm_eval.loggers": ("EvaluationTracker.save_results_samples",),
+    "lm_eval.models": ("MODEL_MAPPING",),
+    "lm_eval.models.utils": ("normalize_gen_kwargs", "resolve_max_length"),
+    # What CtxLM overrides: a method renamed would leave an arm unsteered without a word.
+    "lm_eval.models.huggingface": (
+        "HFLM._create_model",
+        "HFLM._create_tokenizer",
+        "HFLM._detect_batch_size",
+        "HFLM._encode_pair",
+        "HFLM._model_call",
+        "HFLM._model_generate",
+        "HFLM.apply_chat_template",
+        "HFLM.generate_until",
+        "HFLM.get_model_info",
+        "HFLM.set_cache_hook",
+        "HFLM.tok_batch_encode",
+        "HFLM.tok_encode",
+        "HFLM.tokenizer_name",
+    ),
+    "lm_eval.tasks": ("TaskManager._entry", "TaskManager.task_index"),
+    "lm_eval.tasks._index": ("Kind.GROUP", "Kind.TASK", "Kind.PY_TASK"),
+    "lm_eval.utils": ("setup_logging", "simple_parse_args_string"),
+}
+
+
+def run_parser() -> argparse.ArgumentParser:
+    """The parser of `lm_eval run`; what it parses has `func`, which runs it."""
+    from lm_eval._cli.run import Run
+
+    commands = argparse.ArgumentParser(prog="ctx-eval").add_subparsers(dest="command")
+    Run.create(commands)
+    parser: argparse.ArgumentParser = commands.choices["run"]
+    return parser
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """The mapping that "key=value,key=value" (or JSON) means to the harness."""
+    from lm_eval.utils import simple_parse_args_string
+
+    found: dict[str, Any] = simple_parse_args_string(text)
+    return found
+
+
+def log_to_terminal() -> None:
+    """The harness's own log lines, as `lm_eval` shows them."""
+    from lm_eval.utils import setup_logging
+
+    setup_logging()
+
+
+def validate(args: argparse.Namespace) -> None:
+    """What the harness says is wrong with its own flags (ValueError, TypeError, OSError)."""
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    EvaluatorConfig.from_cli(args)
+
+
+def window(config: Any, tokenizer: Any) -> int:
+    """The context window by the harness's own rule, which is its truncation limit."""
+    from lm_eval.models.utils import resolve_max_length
+
+    return int(resolve_max_length(config, tokenizer))
+
+
+def generation(kwargs: Mapping[str, Any], default_tokens: int) -> dict[str, Any]:
+    """Generation arguments as the harness's models read them: `max_gen_toks`, `do_sample`, ..."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return dict(normalize_gen_kwargs(dict(kwargs), default_tokens))
+
+
+def insist_on_samples(task: Any) -> None:
+    """Make the harness refuse to run `task` without --log_samples."""
+    task._metric_fn_list["bypass"] = None
+
+
+def name_model(tracker: Any, results: Any, name: str) -> None:
+    """Give a model that was loaded before its command-line name; the harness says "CUSTOM"."""
+    results["config"]["model"] = tracker.general_config_tracker.model_source = name
+
+
+def build_task(manager: TaskManager, name: str, overrides: Mapping[str, Any]) -> Any:
+    """The task of that name, some of its YAML replaced; None where it is not installed."""
+    entry = manager._entry(name)
+    if entry is None:
+        return None
+    return manager._factory.build(entry, overrides=dict(overrides), registry=manager.task_index)
+
+
+def entries(manager: TaskManager, names: Sequence[str]) -> list[Entry] | None:
+    """The tasks behind names of tasks and groups; None if any is not in the index.
+
+    A pattern, a path or a tag is no name: what it means depends on all tasks there are.
+    """
+    found: list[Entry] = []
+    for name in names:
+        inside = _behind(manager.task_index, name)
+        if inside is None:
+            return None
+        found += inside
+    return found
+
+
+def _behind(index: Mapping[str, Entry], member: Any) -> list[Entry] | None:
+    """The tasks behind one name, or one member of a group (a name, or a mapping with one)."""
+    from lm_eval.tasks._index import Kind
+
+    if isinstance(member, dict):
+        inside = member.get("task")
+        return _behind_all(index, inside) if isinstance(inside, list) else _behind(index, inside)
+    entry = index.get(str(member))
+    if entry is None:
+        return None
+    if entry.kind is Kind.GROUP:
+        return _behind_all(index, (entry.cfg or {}).get("task", []))
+    return [entry] if entry.kind in (Kind.TASK, Kind.PY_TASK) else None
+
+
+def _behind_all(index: Mapping[str, Entry], members: Sequence[Any]) -> list[Entry] | None:
+    found = [_behind(index, member) for member in members]
+    return None if None in found else [entry for inside in found for entry in inside or ()]
+
+
+def task_manager(
+    names: Sequence[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+    include: Sequence[str | Path] = (),
+) -> TaskManager:
+    """An index of our tasks and those in `include`; of the harness's too where a name needs them.
+
+    Indexing the harness's 14,000 takes seven seconds, ours a hundredth of one.
+    """
+    from lm_eval.tasks import TaskManager
+
+    settings: dict[str, Any] = {
+        "include_path": [str(task_folder()), *map(str, include)],
+        "metadata": dict(metadata or {}),
+    }
+    ours = TaskManager(include_defaults=False, **settings)
+    if entries(ours, names) is not None:
+        return ours
+    with our_copy_untold():
+        return TaskManager(**settings)
+
+
+@contextmanager
+def without_defaults() -> Iterator[None]:
+    """Inside, a `TaskManager` that the harness makes indexes its include path alone."""
+    import lm_eval.evaluator  # noqa: F401  (it takes the name when it is imported)
+    import lm_eval.tasks as harness
+
+    whole: Any = harness.TaskManager
+    harness.TaskManager = functools.partial(whole, include_defaults=False)
+    try:
+        yield
+    finally:
+        harness.TaskManager = whole
+
+
+@contextmanager
+def our_copy_untold() -> Iterator[None]:
+    """No warning where our folder replaces the copy that the wheel put into the harness's."""
+    logger = logging.getLogger("lm_eval.tasks._index")
+    hidden = _hidden(str(task_folder()))
+    logger.addFilter(hidden)
+    try:
+        yield
+    finally:
+        logger.removeFilter(hidden)
+
+
+def _hidden(ours: str) -> Callable[[logging.LogRecord], bool]:
+    def shown(record: logging.LogRecord) -> bool:
+        replaced = "overrides existing task" in str(record.msg) and isinstance(record.args, tuple)
+        return not (replaced and str(record.args[1]).startswith(ours))
+
+    return shown
