@@ -5,11 +5,9 @@ What `ctx-eval demo` and `ctx-eval sweep` share: several arms run on one loaded 
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ from lm_eval import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 
+from ctx_models import logs
+from ctx_tasks import harness
 from ctx_tasks.errors import UserError
 
 
@@ -29,6 +29,7 @@ def evaluate(
     tasks: Sequence[str],
     manager: TaskManager,
     chat: bool,
+    log: Path,
     config: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, Any] | None:
@@ -38,6 +39,7 @@ def evaluate(
         model: a loaded harness model.
         model_name, model_args: what the command line would be given.
         chat: with the chat template.
+        log: a file that comes into the folder with the results (see `ctx_models.logs`).
         config: entries added to the results' `config`.
         settings: further arguments of `simple_evaluate` (batch_size, device, limit, ...).
 
@@ -60,16 +62,15 @@ def evaluate(
     )
     if results is None:
         return None
-    # The harness calls a model that was loaded before "CUSTOM"; the command line has a name for it.
-    results["config"]["model"] = tracker.general_config_tracker.model_source = model_name
+    harness.name_model(tracker, results, model_name)
     results["config"].update(config or {})
     shutil.rmtree(temporary, ignore_errors=True)
-    _save(tracker, dict(results), temporary, folder)
+    _save(tracker, dict(results), temporary, folder, log)
     return dict(results)
 
 
 def _save(
-    tracker: EvaluationTracker, results: dict[str, Any], temporary: Path, folder: Path
+    tracker: EvaluationTracker, results: dict[str, Any], temporary: Path, folder: Path, log: Path
 ) -> None:
     samples = results["samples"]
     whole = {key: value for key, value in results.items() if key != "samples"}
@@ -80,21 +81,6 @@ def _save(
     # It logs an error where it cannot write, and goes on.
     if len(list(temporary.glob("*.json*"))) != 1 + len(samples):
         raise UserError(f"The results could not be written to {folder}; is the disk full?")
+    logs.keep(log, temporary)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide the harness's progress bars and notes, which would scroll the one bar away.
-
-    The file descriptor too: the harness asks git for a commit, and git says so where there is none.
-    """
-    kept = os.dup(2)
-    try:
-        with redirect_stderr(io.StringIO()), open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

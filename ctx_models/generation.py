@@ -37,15 +37,15 @@ def check_generation(
     Raises:
         UserError: sampling without a temperature; an answer as long as the window.
     """
-    settings = harness.generation(kwargs, default_tokens)
-    if settings["do_sample"] is True and not settings.get("temperature"):
+    if kwargs.get("do_sample") is True and not kwargs.get("temperature"):
         raise UserError(
             "do_sample=True samples at a temperature, but there is none: add one, such as "
             "--gen_kwargs do_sample=True,temperature=0.7, or leave do_sample out."
         )
-    if window is not None and settings["max_gen_toks"] >= window:
+    tokens = harness.answer_tokens(kwargs, default_tokens)
+    if window is not None and tokens >= window:
         raise UserError(
             f"max_length={window} leaves no room for a prompt beside an answer of up to "
-            f"max_gen_toks={settings['max_gen_toks']} tokens: raise max_length, or lower the other "
-            "with --gen_kwargs max_gen_toks=N."
+            f"max_gen_toks={tokens} tokens: raise max_length, or lower the other with --gen_kwargs "
+            "max_gen_toks=N."
         )

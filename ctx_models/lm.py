@@ -27,6 +27,7 @@ from jinja2.exceptions import TemplateError
 from lm_eval.models.huggingface import HFLM
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.loaded import Loaded, announce
 from ctx_tasks.prompts import WithoutIndicator
 
 from . import attention, nano
@@ -39,6 +40,9 @@ from .spans import Rendered, Segment, Segmented, raw, render, tokenize, with_res
 from .steering import steer
 
 logger = logging.getLogger(__name__)
+
+# The arguments, beside the names, that decide which tokenizer and config are read.
+_SOURCE = ("revision", "trust_remote_code", "subfolder", "gguf_file")
 
 
 class PromptText(str):
@@ -90,6 +94,7 @@ class CtxLM(HFLM):
     ) -> None:
         if pretrained is None:
             logger.warning("hf-ctx got no `pretrained`: this is the bundled %s.", nano.DEFAULT)
+        given = pretrained
         if pretrained is None or isinstance(pretrained, str):
             pretrained = nano.resolve(pretrained)
         self._take(
@@ -115,6 +120,8 @@ class CtxLM(HFLM):
                 f"pretrained={pretrained!r} could not be loaded: {str(error).splitlines()[0]} "
                 "Give the folder or hub name of a transformers model."
             ) from error
+        source = {key: kwargs[key] for key in _SOURCE if key in kwargs}
+        announce(self, Loaded(given, pretrained, tokenizer, source))
         self._join_processes()
         if self.steering.active:
             self._check_model()

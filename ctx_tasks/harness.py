@@ -50,6 +50,10 @@ PRIVATE: Final = {
     "lm_eval.utils": ("setup_logging", "simple_parse_args_string"),
 }
 
+# What it says as a warning at every run of ours, however well all is: how settings reach a task,
+# and that an arm without template, which is there to be compared, should have one.
+HINTS: Final = ("Custom kwargs can be passed to", "appears to be an instruct or chat variant")
+
 
 def run_parser() -> argparse.ArgumentParser:
     """The parser of `lm_eval run`; what it parses has `func`, which runs it."""
@@ -90,11 +94,11 @@ def window(config: Any, tokenizer: Any) -> int:
     return int(resolve_max_length(config, tokenizer))
 
 
-def generation(kwargs: Mapping[str, Any], default_tokens: int) -> dict[str, Any]:
-    """Generation arguments as the harness's models read them: `max_gen_toks`, `do_sample`, ..."""
+def answer_tokens(kwargs: Mapping[str, Any], default: int) -> int:
+    """The longest answer in tokens that generation arguments mean to the harness's models."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
-    return dict(normalize_gen_kwargs(dict(kwargs), default_tokens))
+    return int(normalize_gen_kwargs(dict(kwargs), default)["max_gen_toks"])
 
 
 def insist_on_samples(task: Any) -> None:

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 def command(
     model_args: Annotated[
         list[str] | None,
-        typer.Option(
-            "--model_args", help="As for hf-ctx; repeat it for another model."
-        ),
+        typer.Option("--model_args", help="As for hf-ctx; repeat it for another model."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("attention"),
     max_length: Annotated[

@@ -17,14 +17,17 @@ def command(
     Example:
       ctx-eval rescore results/
     """
-    from ctx_models.evaluation import quiet
+    from ctx_models.logs import recorded
     from ctx_models.rescore import rescore
     from ctx_tasks.results import read_runs
 
     for run in read_runs(results):
         typer.echo(f"{run.checkpoint}, {run.arm.name}")
-        with quiet():
+        warnings: dict[str, None] = {}
+        with recorded(None, warnings.setdefault):
             found = rescore(run)
+        for warning in warnings:
+            typer.echo(f"  {warning}", err=True)
         for one in found:
             change = f"{one.before:.3f} -> {one.after:.3f}"
             typer.echo(f"  {one.task}: {one.metric} {change} (n = {one.n})")

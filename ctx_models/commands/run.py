@@ -37,7 +37,7 @@ Model arguments of hf-ctx, beside all those of hf:
   pretrained=M            folder, hub name, or a bundled model: {bundled}
   alpha=1.0               attention on all but the user's text is weighted by this; 1 is off
   schedule=constant       or compound: alpha to the power of the layer's number
-  steer_generated=true    false: tokens the model wrote count as the user's
+  steer_generated=true    false: tokens the model wrote keep their weight
   layers=8-15+20          layers to steer; all by default
   heads=FILE              JSON {{"layer": [heads]}} to steer; all by default
   indicator=[IND]         token appended to the user turn

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ import torch
 from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
-from ctx_models import nano
+from ctx_models import logs, nano
 from ctx_models.arm import read_arm
-from ctx_models.evaluation import evaluate, quiet
+from ctx_models.evaluation import evaluate
 from ctx_models.indicator import INDICATOR
 from ctx_models.lm import CtxLM
 from ctx_models.steering import Schedule
-from ctx_tasks.catalogue import task_folder
+from ctx_tasks import harness
 from ctx_tasks.errors import UserError
 from ctx_tasks.plots import nih_heatmap
 
@@ -173,38 +173,45 @@ def run(
     except OSError as error:
         raise UserError(f"--output {output} cannot be written ({error}).") from error
     rows = []
-    with _one_thread(), tqdm(total=len(ARMS), unit=" arms", file=sys.stderr) as bar:
+    with _one_thread(), logs.progress(len(ARMS), " arms") as (bar, say):
         for checkpoint, arms in groupby(ARMS, key=lambda arm: arm.checkpoint):
-            for row in _evaluated(str(folders[checkpoint]), list(arms), metadata, output, bar):
+            folder = str(folders[checkpoint])
+            for row in _evaluated(folder, list(arms), metadata, output, bar, say):
                 rows.append(row)
                 bar.update()
     return rows
 
 
 def _evaluated(
-    folder: str, arms: Sequence[Arm], metadata: Mapping[str, Any], output: Path, bar: tqdm
+    folder: str,
+    arms: Sequence[Arm],
+    metadata: Mapping[str, Any],
+    output: Path,
+    bar: tqdm[None],
+    say: logs.Say,
 ) -> Iterator[Row]:
     """The rows of one checkpoint, loaded once; each is written before it is given."""
     bar.set_description(f"loading {arms[0].checkpoint}")
-    tasks = TaskManager(
-        include_path=str(task_folder()),
-        include_defaults=False,
-        metadata={"pretrained": folder, **metadata},
-    )
-    with quiet():
+    tasks = harness.task_manager(metadata={"pretrained": folder, **metadata})
+    loading = output / f".{arms[0].checkpoint}.{logs.NAME}"
+    loading.write_text("", encoding="utf-8")
+    with logs.recorded(loading, say):
         model = CtxLM(folder, device="cpu", batch_size=BATCH)
     for arm in arms:
         bar.set_description(f"{arm.checkpoint}: {arm.settings}")
-        with quiet():
-            row = _run_arm(model, arm, tasks, output)
+        log = output / f".{arm.name}.{logs.NAME}"
+        shutil.copyfile(loading, log)
+        with logs.recorded(log, say):
+            row = _run_arm(model, arm, tasks, output, log)
         needle = row.task("NIH recall")
         assert needle is not None
         title = f"{arm.checkpoint}: {arm.settings}"
         nih_heatmap(row.samples[needle], output / f"{arm.name}.png", title)
         yield row
+    loading.unlink()
 
 
-def _run_arm(model: CtxLM, arm: Arm, tasks: TaskManager, output: Path) -> Row:
+def _run_arm(model: CtxLM, arm: Arm, tasks: TaskManager, output: Path, log: Path) -> Row:
     model.set_arm(read_arm(arm.alpha, arm.schedule, indicator=arm.indicator))
     results = evaluate(
         model,
@@ -214,6 +221,7 @@ def _run_arm(model: CtxLM, arm: Arm, tasks: TaskManager, output: Path) -> Row:
         tasks=arm.tasks,
         manager=tasks,
         chat=arm.chat,
+        log=log,
         batch_size=BATCH,
         device="cpu",
     )

@@ -1,8 +1,9 @@
 """`ctx-eval sweep`: every cell of a plan, one model load per checkpoint, resumable at any moment.
 
-A finished cell is a folder with lm-eval's own files and a `cell.json` (fingerprint, command, hashes
-of the files); it appears under its name at once, whole. A cell whose fingerprint or files do not
-fit is run again. Arms of one checkpoint share tokenizer, tasks and metadata, hence documents.
+A finished cell is a folder with lm-eval's own files, a `cell.json` (fingerprint, command, hashes of
+the files) and a `log.txt` (all that was said); it appears under its name at once, whole. A cell
+that failed has the log alone, which ends with the traceback. A cell whose fingerprint or files do
+not fit is run again. Arms of one checkpoint share tokenizer, tasks and metadata, hence documents.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import gc
 import hashlib
 import json
 import os
-import sys
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -23,15 +24,19 @@ from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
-from ctx_models import nano
+from ctx_models import logs, nano
 from ctx_models.arm import read_arm
-from ctx_models.evaluation import evaluate, quiet
+from ctx_models.commands.entry import first_line
+from ctx_models.evaluation import evaluate
 from ctx_models.lm import CtxLM
+from ctx_models.registry import MODEL
 from ctx_models.sweep.plan import Cell, Checkpoint, Plan, cells
-from ctx_tasks.catalogue import task_folder, tasks
+from ctx_tasks import harness
 from ctx_tasks.errors import UserError
 
 _RECORD = "cell.json"
+# Of an `accelerate launch`: all processes run the cells together, one speaks and writes.
+_RANK = int(os.environ.get("RANK", "0"))
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
@@ -51,7 +56,7 @@ def documents(cell: Cell) -> int:
     Raises:
         UserError: data that cannot be loaded, as the run itself would raise it.
     """
-    with quiet():
+    with logs.recorded(None, lambda _: None):
         loaded = _tasks(cell.checkpoint, cell.plan).load(list(cell.tasks))["tasks"]
     counts = [len(task.eval_docs) for task in loaded.values()]
     limit = cell.plan.limit
@@ -70,15 +75,14 @@ def run(plan: Plan) -> dict[str, str]:
     planned = cells(plan)
     todo = [cell for cell in planned if finished(cell) is None]
     failed: dict[str, str] = {}
-    first = int(os.environ.get("RANK", 0)) == 0
-    with tqdm(total=len(planned), unit=" cells", file=sys.stderr, disable=not first) as bar:
+    with logs.progress(len(planned), " cells", shown=_RANK == 0) as (bar, say):
         bar.update(len(planned) - len(todo))
         for checkpoint, group in groupby(todo, key=lambda cell: cell.checkpoint):
-            for cell, error in _checkpoint(checkpoint, list(group), bar):
+            for cell, error in _checkpoint(checkpoint, list(group), bar, say):
                 bar.update()
                 if error is not None:
                     failed[title(cell)] = error
-                    bar.write(f"{title(cell)}: {error}", file=sys.stderr)
+                    say(f"{title(cell)}: {error}")
     return failed
 
 
@@ -88,29 +92,51 @@ def title(cell: Cell) -> str:
 
 
 def _checkpoint(
-    checkpoint: Checkpoint, todo: Sequence[Cell], bar: tqdm
+    checkpoint: Checkpoint, todo: Sequence[Cell], bar: tqdm[None], say: logs.Say
 ) -> Iterator[tuple[Cell, str | None]]:
     """Each cell of one checkpoint, loaded once, and what went wrong with it."""
     bar.set_description(f"loading {checkpoint.name}")
     plan = todo[0].plan
+    loading = _log(todo[0].folder.with_name("loading"))
     try:
-        with quiet():
+        with logs.recorded(loading, say):
             model = _load(checkpoint, plan)
             manager = _tasks(checkpoint, plan)
     except Exception as error:
-        yield from ((cell, _said(error)) for cell in todo)
+        yield from ((cell, _failed(cell, error, loading)) for cell in todo)
+        loading.unlink()
         return
     for cell in todo:
         bar.set_description(title(cell))
+        log = _log(cell.folder)
+        shutil.copyfile(loading, log)
         try:
-            with quiet():
-                _run(model, cell, manager)
+            with logs.recorded(log, say):
+                _run(model, cell, manager, log)
             yield cell, None
         except Exception as error:
-            yield cell, _said(error)
+            yield cell, _failed(cell, error, log)
+        log.unlink(missing_ok=True)
+    loading.unlink()
     del model
     gc.collect()
     torch.cuda.empty_cache()
+
+
+def _log(folder: Path) -> Path:
+    """Where a cell's log is written until it is known what became of the cell; new and empty."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.rank{_RANK}.{logs.NAME}")
+    path.write_text("", encoding="utf-8")
+    return path
+
+
+def _failed(cell: Cell, error: Exception, log: Path) -> str:
+    """Keep the log of a cell that failed; the error in one line."""
+    if _RANK == 0:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(log, cell.folder / logs.NAME)
+    return f"{first_line(error)} ({cell.folder / logs.NAME})"
 
 
 def _load(checkpoint: Checkpoint, plan: Plan) -> Any:
@@ -121,19 +147,13 @@ def _load(checkpoint: Checkpoint, plan: Plan) -> Any:
 
 
 def _tasks(checkpoint: Checkpoint, plan: Plan) -> TaskManager:
-    """Our tasks, and the harness's own only where one is asked for: indexing takes ten seconds."""
-    ours = {task.name for task in tasks()}
     arguments = dict(checkpoint.model_args)
-    if checkpoint.model == "hf-ctx":
+    if checkpoint.model == MODEL:
         arguments["pretrained"] = nano.resolve(arguments.get("pretrained"))
-    return TaskManager(
-        include_path=str(task_folder()),
-        include_defaults=not set(plan.tasks) <= ours,
-        metadata={**arguments, **plan.metadata},
-    )
+    return harness.task_manager(plan.tasks, {**arguments, **plan.metadata})
 
 
-def _run(model: Any, cell: Cell, manager: TaskManager) -> None:
+def _run(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
     if isinstance(model, CtxLM):
         model.set_arm(read_arm(**cell.arm.settings))
     start = time.monotonic()
@@ -146,6 +166,7 @@ def _run(model: Any, cell: Cell, manager: TaskManager) -> None:
         tasks=cell.tasks,
         manager=manager,
         chat=cell.arm.chat,
+        log=log,
         config={"checkpoint": cell.checkpoint.name},
         batch_size=cell.plan.batch_size,
         limit=cell.plan.limit,
@@ -159,7 +180,7 @@ def _finish(cell: Cell, staged: Path, seconds: float) -> None:
         "fingerprint": cell.fingerprint,
         "command": cell.command,
         "seconds": round(seconds, 1),
-        "files": {path.name: _hash(path) for path in sorted(staged.iterdir())},
+        "files": {path.name: _hash(path) for path in sorted(staged.glob("*.json*"))},
     }
     (staged / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if cell.folder.exists():
@@ -170,7 +191,8 @@ def _finish(cell: Cell, staged: Path, seconds: float) -> None:
 def _remove(folder: Path) -> None:
     """Only what a cell consists of: a user's own file there is not ours to delete."""
     for path in folder.iterdir():
-        if path.name == _RECORD or path.name.startswith(("results_", "samples_")):
+        ours = path.name in (_RECORD, logs.NAME)
+        if ours or path.name.startswith(("results_", "samples_")):
             path.unlink()
     try:
         folder.rmdir()
@@ -180,9 +202,3 @@ def _remove(folder: Path) -> None:
 
 def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _said(error: Exception) -> str:
-    """The first line of an error, with its kind unless it is a sentence of ours."""
-    line = (str(error).strip().splitlines() or [""])[0]
-    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.loaded import behind
 from ctx_tasks.metrics import keyword_recall
 from ctx_tasks.needle.documents import (
     SENTENCE_END,
@@ -86,7 +87,7 @@ def nih(
     subfolder: Any = None,
     gguf_file: Any = None,
     data_used: dict[str, Any] | None = None,
-    **_unused: Any,
+    **others: Any,
 ) -> dict[str, Dataset]:
     """The needle test as the harness wants it: `{"test": Dataset}`, one row a cell of the grid.
 
@@ -99,10 +100,12 @@ def nih(
         min_length, lengths, depths: see `grid`.
         haystack, needles: see `load_haystack`, `load_needles`.
         seed: see `build`.
-        pretrained, tokenizer, revision, trust_remote_code, subfolder, gguf_file: model arguments.
+        pretrained, tokenizer, revision, trust_remote_code, subfolder, gguf_file: model arguments;
+            without them, those of the model of ours that is loaded (`ctx_tasks.loaded`).
         max_model_len: vLLM's model argument, a smaller window.
         data_used: filled with what the documents were made from; the task's YAML puts an empty one
             into its metadata, which the harness hands on and writes into the results.
+        others: anything else the harness hands on; `model` says that the model is behind an API.
 
     Raises:
         UserError: all faults of the settings together; then what the model cannot do.
@@ -115,6 +118,9 @@ def nih(
         "subfolder": subfolder or None,
         "gguf_file": gguf_file,
     }
+    known = None if tokenizer or "model" in others else behind(pretrained)
+    if known is not None:
+        pretrained, tokenizer, source = known.pretrained, known.tokenizer, known.source
     hay, sets, loaded, _ = _checked(
         lambda: load_haystack(haystack),
         lambda: load_needles(needles),

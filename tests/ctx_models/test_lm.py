@@ -17,8 +17,8 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ctx_models.arm import parse_layers
-from ctx_models.registry import register_model
 from ctx_models.indicator import add_indicator
+from ctx_models.registry import register_model
 from ctx_models.spans import Segment, raw, render, segment, tokenize, with_response
 from ctx_models.steering import Steering, steer
 from ctx_tasks.errors import UserError
