@@ -29,17 +29,16 @@ Say = Callable[[str], None]
 def progress(total: int, unit: str, shown: bool = True) -> Iterator[tuple[tqdm[None], Say]]:
     """A progress bar on the terminal, and how to tell something above it, the same thing once."""
     told: set[str] = set()
-    with (
-        _terminal() as terminal,
-        tqdm(total=total, unit=unit, file=terminal, disable=not shown) as bar,
-    ):
+    with _terminal() as terminal:
+        bar: tqdm[None] = tqdm(total=total, unit=unit, file=terminal, disable=not shown)
 
         def say(text: str) -> None:
             if shown and text not in told:
                 told.add(text)
                 bar.write(text, file=terminal)
 
-        yield bar, say
+        with bar:
+            yield bar, say
 
 
 @contextmanager

@@ -203,7 +203,9 @@ def our_copy_untold() -> Iterator[None]:
 
 def _hidden(ours: str) -> Callable[[logging.LogRecord], bool]:
     def shown(record: logging.LogRecord) -> bool:
-        replaced = "overrides existing task" in str(record.msg) and isinstance(record.args, tuple)
-        return not (replaced and str(record.args[1]).startswith(ours))
+        if "overrides existing task" not in str(record.msg) or not isinstance(record.args, tuple):
+            return True
+        _, new, *_ = record.args
+        return not str(new).startswith(ours)
 
     return shown

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ctx_models.indicator import INDICATOR
 from training import files
 from training.dependency import score as scoring
 from training.dependency import select as selection
@@ -106,7 +107,7 @@ def needs_document(data: Path) -> list[bool]:
 def is_marked(data: Path) -> list[bool]:
     """Whether each user turn of `data` ends in the indicator, in order."""
     return [
-        message["content"].endswith(selection.INDICATOR)
+        message["content"].endswith(INDICATOR)
         for row in files.read_rows(data)
         for message in row["messages"]
         if message["role"] == "user"
