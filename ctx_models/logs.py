@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -26,11 +26,11 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def progress(total: int, unit: str, shown: bool = True) -> Iterator[tuple[tqdm[None], Say]]:
+def progress(total: int, unit: str, shown: bool = True) -> Iterator[tuple[tqdm[Any], Say]]:
     """A progress bar on the terminal, and how to tell something above it, the same thing once."""
     told: set[str] = set()
     with _terminal() as terminal:
-        bar: tqdm[None] = tqdm(total=total, unit=unit, file=terminal, disable=not shown)
+        bar: tqdm[Any] = tqdm(total=total, unit=unit, file=terminal, disable=not shown)
 
         def say(text: str) -> None:
             if shown and text not in told:

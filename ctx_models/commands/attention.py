@@ -51,7 +51,9 @@ def command(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
-    """Show where attention goes, with and without the chat template (Figures 3 and 4).
+    """Show where attention goes, raw and in the chat template.
+
+    Figures 3 and 4 of the paper.
 
     A killed run goes on where it was when the same command is given again.
 

@@ -25,7 +25,9 @@ def command(
         bool, typer.Option("--force", help="Compare in spite of different settings, marked.")
     ] = False,
 ) -> None:
-    """Compare two runs: paired differences (B minus A), intervals, flipped documents.
+    """Compare two runs document by document.
+
+    Paired differences (B minus A), intervals, flipped documents.
 
     \b
     Example:

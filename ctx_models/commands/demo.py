@@ -16,7 +16,9 @@ def command(
         bool, typer.Option(help="All 400 cells and 400 questions, for the README's table.")
     ] = False,
 ) -> None:
-    """Show on bundled models what a chat template costs, and two remedies; offline, on a CPU.
+    """Show the paper's comparison on bundled models.
+
+    What a chat template costs, and two remedies; offline, on a CPU.
 
     \b
     Example:

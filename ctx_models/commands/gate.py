@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from ctx_models.commands.entry import tell
 from ctx_models.commands.output import put
 from ctx_tasks.errors import UserError
 
@@ -40,6 +40,7 @@ def command(
         Path | None, typer.Option(help="A saved baseline, or results to compare with.")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Write RESULTS as a baseline file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --save replace a file.")] = False,
     margin: Annotated[str, typer.Option(help="Loss tolerated: 0.01, or a share: 5%.")] = "0.01",
     margins: Annotated[
         Path | None, typer.Option(help="YAML of margins by task, such as `drop_contains: 5%`.")
@@ -51,7 +52,9 @@ def command(
     markdown: Annotated[Path | None, typer.Option(help="Write Markdown.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write JSON.")] = None,
 ) -> None:
-    """Did a checkpoint lose context awareness? 0 pass, 1 regression, 2 inconclusive, 3 error.
+    """Tell whether a checkpoint lost context awareness.
+
+    Exit codes: 0 pass, 1 regression, 2 inconclusive, 3 error.
 
     \b
     Examples:
@@ -59,9 +62,12 @@ def command(
       ctx-eval gate --baseline baseline.json results/new --markdown comment.md --junit gate.xml
     """
     try:
+        if save is not None and save.exists() and not force:
+            raise UserError(f"--save {save} is there already: name another file, or add --force.")
         code = _gate(results, baseline, save, margin, margins, metric, junit, markdown, json)
-    except UserError as error:
-        print(f"ctx-eval gate: error: {error}", file=sys.stderr)
+    # A crash must not exit with 1, which means regression.
+    except Exception as error:
+        tell("ctx-eval gate: error", error)
         code = ERROR
     raise typer.Exit(code)
 
@@ -87,6 +93,7 @@ def _gate(
     new = baselines.read(results, metric)
     if save is not None:
         put(baselines.text(new), save)
+        typer.echo(f"Saved {len(new)} run{'s' if len(new) != 1 else ''} as a baseline: {save}")
     if baseline is None:
         return 0
     pairs = gate.match(baselines.read(baseline, metric), new)
@@ -100,6 +107,7 @@ def _gate(
     ):
         if path is not None:
             put(form(named), path)
+            typer.echo(f"Wrote {path}")
     return int(gate.worst([judgement.verdict for _, judgement in named]))
 
 

@@ -60,7 +60,9 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Rate MT-Bench answers from 1 to 10 with a judge model; the key is in OPENAI_API_KEY.
+    """Rate MT-Bench answers from 1 to 10 with a judge model.
+
+    The judge's key is in OPENAI_API_KEY.
 
     \b
     Example:

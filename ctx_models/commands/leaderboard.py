@@ -36,7 +36,7 @@ def command(
         bool, typer.Option("--force", help="Mark what cannot be compared, do not refuse it.")
     ] = False,
 ) -> None:
-    """Compare checkpoints and arms: scores with errors, template tax, gain of each remedy.
+    """Compare checkpoints and arms: scores, template tax, gains.
 
     \b
     Examples:
@@ -65,3 +65,5 @@ def command(
             Format.json: formats.as_json,
         }
         put(texts[format](made), output)
+    if output is not None:
+        typer.echo(f"Wrote {output}")

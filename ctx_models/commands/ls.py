@@ -12,7 +12,9 @@ from ctx_tasks.catalogue import tasks
 def command(
     paths: Annotated[bool, typer.Option(help="Also print each task's YAML file.")] = False,
 ) -> None:
-    """List our tasks, one line each (`lm_eval ls tasks` lists the harness's too).
+    """List our tasks, one line each.
+
+    `lm_eval ls tasks` lists the harness's too.
 
     \b
     Example:

@@ -34,7 +34,7 @@ def command(
         typer.Option("--force", help="Draw what can be, where settings differ."),
     ] = False,
 ) -> None:
-    """Draw template tax, gains of remedies, alpha curves and needle heatmaps.
+    """Draw template tax, gains, alpha curves, needle heatmaps.
 
     \b
     Example:

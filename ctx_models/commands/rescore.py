@@ -11,7 +11,9 @@ import typer
 def command(
     results: Annotated[list[Path], typer.Argument(help="Results files, or folders of them.")],
 ) -> None:
-    """Score saved samples again, without a model, after a change of a metric or a filter.
+    """Score saved samples again, without a model.
+
+    After a change of a metric or a filter.
 
     \b
     Example:

@@ -55,7 +55,7 @@ What follows is the harness's own help.
 
 
 def command(context: typer.Context) -> None:
-    """Evaluate a model: every flag of `lm_eval run`, with hf-ctx and our tasks known.
+    """Evaluate a model: `lm_eval run`, hf-ctx and our tasks known.
 
     \b
     Example:

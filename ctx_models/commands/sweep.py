@@ -17,7 +17,9 @@ def command(
         bool, typer.Option("--dry-run", help="List the cells, run nothing.")
     ] = False,
 ) -> None:
-    """Run every checkpoint in every arm; killed or failed, the same command goes on.
+    """Run every checkpoint in every arm.
+
+    Killed or failed, the same command goes on. What happened in a cell is in its log.txt.
 
     \b
     Examples:

@@ -187,7 +187,7 @@ def _evaluated(
     arms: Sequence[Arm],
     metadata: Mapping[str, Any],
     output: Path,
-    bar: tqdm[None],
+    bar: tqdm[Any],
     say: logs.Say,
 ) -> Iterator[Row]:
     """The rows of one checkpoint, loaded once; each is written before it is given."""

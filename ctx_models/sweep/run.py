@@ -92,7 +92,7 @@ def title(cell: Cell) -> str:
 
 
 def _checkpoint(
-    checkpoint: Checkpoint, todo: Sequence[Cell], bar: tqdm[None], say: logs.Say
+    checkpoint: Checkpoint, todo: Sequence[Cell], bar: tqdm[Any], say: logs.Say
 ) -> Iterator[tuple[Cell, str | None]]:
     """Each cell of one checkpoint, loaded once, and what went wrong with it."""
     bar.set_description(f"loading {checkpoint.name}")
