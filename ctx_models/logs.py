@@ -22,18 +22,20 @@ from tqdm import tqdm
 from ctx_tasks import harness
 
 NAME = "log.txt"
+# Of an `accelerate launch`: all processes evaluate together, the first speaks and writes.
+RANK = int(os.environ.get("RANK", "0"))
 Say = Callable[[str], None]
 
 
 @contextmanager
-def progress(total: int, unit: str, shown: bool = True) -> Iterator[tuple[tqdm[Any], Say]]:
+def progress(total: int, unit: str) -> Iterator[tuple[tqdm[Any], Say]]:
     """A progress bar on the terminal, and how to tell something above it, the same thing once."""
     told: set[str] = set()
     with _terminal() as terminal:
-        bar: tqdm[Any] = tqdm(total=total, unit=unit, file=terminal, disable=not shown)
+        bar: tqdm[Any] = tqdm(total=total, unit=unit, file=terminal, disable=RANK > 0)
 
         def say(text: str) -> None:
-            if shown and text not in told:
+            if RANK == 0 and text not in told:
                 told.add(text)
                 bar.write(text, file=terminal)
 
@@ -65,12 +67,33 @@ def recorded(path: Path | None, say: Say) -> Iterator[None]:
             raise
 
 
-def keep(path: Path, folder: Path) -> Path:
+@contextmanager
+def cell_log(folder: Path, say: Say, before: str = "") -> Iterator[Path]:
+    """`recorded` for one evaluation, in a file beside its folder; into the folder if it fails.
+
+    Whoever writes the results takes the file along (`keep`), so that both appear at once.
+
+    Args:
+        before: what was said while the model was loaded.
+    """
+    path = folder.with_name(f".{folder.name}.rank{RANK}.{NAME}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(before, encoding="utf-8")
+    try:
+        with recorded(path, say):
+            yield path
+    except Exception:
+        if RANK == 0:
+            keep(path, folder)
+        raise
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def keep(path: Path, folder: Path) -> None:
     """Move a log into the folder of the evaluation that it is about."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / NAME
-    os.replace(path, kept)
-    return kept
+    os.replace(path, folder / NAME)
 
 
 @contextmanager

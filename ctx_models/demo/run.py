@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,22 +192,17 @@ def _evaluated(
     """The rows of one checkpoint, loaded once; each is written before it is given."""
     bar.set_description(f"loading {arms[0].checkpoint}")
     tasks = harness.task_manager(metadata={"pretrained": folder, **metadata})
-    loading = output / f".{arms[0].checkpoint}.{logs.NAME}"
-    loading.write_text("", encoding="utf-8")
-    with logs.recorded(loading, say):
+    with logs.recorded(None, say):
         model = CtxLM(folder, device="cpu", batch_size=BATCH)
     for arm in arms:
         bar.set_description(f"{arm.checkpoint}: {arm.settings}")
-        log = output / f".{arm.name}.{logs.NAME}"
-        shutil.copyfile(loading, log)
-        with logs.recorded(log, say):
+        with logs.cell_log(output / arm.name, say) as log:
             row = _run_arm(model, arm, tasks, output, log)
         needle = row.task("NIH recall")
         assert needle is not None
         title = f"{arm.checkpoint}: {arm.settings}"
         nih_heatmap(row.samples[needle], output / f"{arm.name}.png", title)
         yield row
-    loading.unlink()
 
 
 def _run_arm(model: CtxLM, arm: Arm, tasks: TaskManager, output: Path, log: Path) -> Row:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -35,8 +36,6 @@ from ctx_tasks import harness
 from ctx_tasks.errors import UserError
 
 _RECORD = "cell.json"
-# Of an `accelerate launch`: all processes run the cells together, one speaks and writes.
-_RANK = int(os.environ.get("RANK", "0"))
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
@@ -75,7 +74,7 @@ def run(plan: Plan) -> dict[str, str]:
     planned = cells(plan)
     todo = [cell for cell in planned if finished(cell) is None]
     failed: dict[str, str] = {}
-    with logs.progress(len(planned), " cells", shown=_RANK == 0) as (bar, say):
+    with logs.progress(len(planned), " cells") as (bar, say):
         bar.update(len(planned) - len(todo))
         for checkpoint, group in groupby(todo, key=lambda cell: cell.checkpoint):
             for cell, error in _checkpoint(checkpoint, list(group), bar, say):
@@ -97,45 +96,38 @@ def _checkpoint(
     """Each cell of one checkpoint, loaded once, and what went wrong with it."""
     bar.set_description(f"loading {checkpoint.name}")
     plan = todo[0].plan
-    loading = _log(todo[0].folder.with_name("loading"))
-    try:
-        with logs.recorded(loading, say):
-            model = _load(checkpoint, plan)
-            manager = _tasks(checkpoint, plan)
-    except Exception as error:
-        yield from ((cell, _failed(cell, error, loading)) for cell in todo)
-        loading.unlink()
-        return
+    with TemporaryDirectory() as temporary:
+        loading = Path(temporary) / logs.NAME
+        try:
+            with logs.recorded(loading, say):
+                model = _load(checkpoint, plan)
+                manager = _tasks(checkpoint, plan)
+        except Exception as error:
+            yield from ((cell, _lost(cell, error, loading)) for cell in todo)
+            return
+        said = loading.read_text(encoding="utf-8")
     for cell in todo:
         bar.set_description(title(cell))
-        log = _log(cell.folder)
-        shutil.copyfile(loading, log)
         try:
-            with logs.recorded(log, say):
+            with logs.cell_log(cell.folder, say, said) as log:
                 _run(model, cell, manager, log)
             yield cell, None
         except Exception as error:
-            yield cell, _failed(cell, error, log)
-        log.unlink(missing_ok=True)
-    loading.unlink()
+            yield cell, _told(cell, error)
     del model
     gc.collect()
     torch.cuda.empty_cache()
 
 
-def _log(folder: Path) -> Path:
-    """Where a cell's log is written until it is known what became of the cell; new and empty."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}.rank{_RANK}.{logs.NAME}")
-    path.write_text("", encoding="utf-8")
-    return path
-
-
-def _failed(cell: Cell, error: Exception, log: Path) -> str:
-    """Keep the log of a cell that failed; the error in one line."""
-    if _RANK == 0:
+def _lost(cell: Cell, error: Exception, loading: Path) -> str:
+    """Keep what was said for a cell whose model did not load; the error in one line."""
+    if logs.RANK == 0:
         cell.folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(log, cell.folder / logs.NAME)
+        shutil.copyfile(loading, cell.folder / logs.NAME)
+    return _told(cell, error)
+
+
+def _told(cell: Cell, error: Exception) -> str:
     return f"{first_line(error)} ({cell.folder / logs.NAME})"
 
 

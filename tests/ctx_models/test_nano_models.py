@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 
 from ctx_models import nano
-from ctx_models.cli import _bundled_model, _config_file, _run_arguments
+from ctx_models.commands import run
+from ctx_models.commands.preflight import Given
 from ctx_models.lm import CtxLM
+from ctx_tasks import harness
 from ctx_tasks.errors import UserError
 
 
 def model_args(*arguments: str) -> dict[str, object] | None:
     """The model arguments that the harness gets from `ctx-eval run`."""
-    parsed = _run_arguments(list(arguments))
-    found: dict[str, object] | None = _bundled_model(parsed, _config_file(parsed))
+    parsed = harness.run_parser().parse_args(arguments)
+    given = Given.of(parsed, run.config_file(parsed))
+    found: dict[str, object] | None = run.bundled_model(parsed, given)
     return found
 
 
