@@ -29,7 +29,7 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("attention"),
     max_length: Annotated[
         int | None,
-        typer.Option("--max_length", help="Tokens of the longest document."),
+        typer.Option(help="Tokens of the longest document."),
     ] = None,
     lengths: Annotated[int, typer.Option(help="Document lengths of the grid.")] = 20,
     depths: Annotated[int, typer.Option(help="Needle depths of the grid.")] = 20,
@@ -59,7 +59,7 @@ def command(
 
     \b
     Examples:
-      ctx-eval attention --model_args pretrained=M --max_length 4000
+      ctx-eval attention --model_args pretrained=M --max-length 4000
       ctx-eval attention --model_args pretrained=M --model_args pretrained=M,alpha=0.9
       ctx-eval attention --model_args pretrained=M --by-head 8
     """

@@ -135,7 +135,7 @@ def test_commands_are_read_by_the_harness_as_the_arms_are(shown: Demo) -> None:
     for line, arm in zip(lines, ARMS, strict=True):
         program, command, *arguments = shlex.split(line)
         assert (program, command) == ("ctx-eval", "run")
-        parsed = harness.run_parser().parse_args(arguments[1:])
+        parsed = harness.run_parser().parse_args(arguments)
         assert parsed.model_args == arm.model_args
         assert parsed.tasks == arm.tasks
         assert getattr(parsed, "apply_chat_template", False) == arm.chat
