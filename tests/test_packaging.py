@@ -19,6 +19,7 @@ from ctx_tasks.catalogue import tasks
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("ctx_tasks", "ctx_models", "training")
 pytestmark = pytest.mark.slow
 
 
@@ -65,6 +66,22 @@ def test_the_wheel_holds_every_yaml_and_essay(wheel):
     assert "ctx_tasks/nano_world/data/needles.yaml" in names
     for checkpoint in nano.NAMES:
         assert f"ctx_models/nano/{checkpoint}/model.safetensors" in names
+
+
+def test_the_wheel_is_the_packages_and_nothing_beside_them(wheel):
+    """Every file of the packages in git, the README's pictures apart, and our task files."""
+    listed = run("git", "ls-files", *PACKAGES, "task_configs", cwd=ROOT).splitlines()
+    expected = {
+        name.replace("task_configs/", "lm_eval/tasks/context_awareness/", 1)
+        for name in listed
+        if not name.startswith("ctx_models/nano/pictures/")
+    }
+    found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert found == expected
+    assert {f"{package}/py.typed" for package in PACKAGES} <= found
+    kinds = {Path(name).suffix for name in found}
+    assert {".yaml", ".jinja", ".txt", ".jsonl", ".safetensors"} <= kinds
+    assert not {".png", ".pyc"} & kinds
 
 
 def test_installed_from_any_directory_and_gone_when_uninstalled(environment):
