@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import sys
+from pathlib import Path
 
+import lm_eval.tasks
 import pytest
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import TaskIndex
 
 from ctx_models import nano
 from ctx_models.cli import main
 from ctx_models.lm import CtxLM
 from ctx_models.registry import check_model
-from ctx_tasks.catalogue import tasks
+from ctx_tasks.catalogue import task_folder, tasks
 from ctx_tasks.errors import UserError
 
 TASK = ("--tasks", "nano_squad_contains", "--device", "cpu", "--limit", "1")
 OURS = ("--model", "hf-ctx", "--model_args", "pretrained=nano-chat", *TASK)
+
+
+@pytest.fixture(autouse=True)
+def the_harness_logs_to_an_older_stderr(monkeypatch):
+    """It takes the one there was when it was first asked; pytest has closed that since."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
 
 
 def run(*arguments: str) -> int:
@@ -129,23 +140,17 @@ def test_a_limit_that_the_task_overrules_is_told_with_the_name_that_works(capsys
 
 
 def test_our_tasks_are_found_without_the_harness_s_and_without_a_warning(capsys, monkeypatch):
-    """Indexing the harness's own would need its folder."""
-    from lm_eval.tasks import TaskManager
-    from lm_eval.tasks._index import TaskIndex
-
     looked: list[str] = []
     build = TaskIndex.build
-    monkeypatch.setattr(
-        TaskIndex,
-        "build",
-        staticmethod(lambda paths: looked.extend(map(str, paths)) or build(paths)),
-    )
+
+    def watched(paths: list[Path]) -> object:
+        looked.extend(map(str, paths))
+        return build(paths)
+
+    monkeypatch.setattr(TaskIndex, "build", staticmethod(watched))
     assert run(*OURS) == 0
     assert "overrides existing task" not in capsys.readouterr().err
-    assert looked
-    assert not [path for path in looked if path.endswith("lm_eval/tasks")]
-    import lm_eval.tasks
-
+    assert set(looked) == {str(task_folder())}
     assert lm_eval.tasks.TaskManager is TaskManager
 
 
