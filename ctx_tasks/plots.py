@@ -25,7 +25,7 @@ from ctx_tasks.statistics import Difference
 SUFFIXES = (".png", ".svg")
 _MISSING = "lightgrey"
 _BAR = "#1d4fa5"
-# Colour (told apart with any colour vision) and marker of each of `curves.LINES`.
+# Colour (told apart with any colour vision) and marker of each of `columns.LINES`.
 _LINES = {
     "NIH recall": ("#0069a8", "o"),
     "SQuAD, QuAC": ("#b84a00", "s"),

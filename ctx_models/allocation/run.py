@@ -34,19 +34,17 @@ from ctx_models.allocation.shares import (
     needle_shares,
     prompt_shares,
 )
-from ctx_models.arm import ArmSettings, read_arm
+from ctx_models.arm import ArmSettings, check_tokenizer, read_arm
+from ctx_models.checkpoint import source, tokenizer_of
 from ctx_models.fingerprint import checkpoint_fingerprint, short_hash
-from ctx_models.indicator import check_indicator
 from ctx_models.lm import CtxLM
-from ctx_models.sweep.plan import ARM_ARGUMENTS
 from ctx_tasks import nano_world
+from ctx_tasks.arm import split
 from ctx_tasks.errors import UserError
 from ctx_tasks.needle import task as needle
-from ctx_tasks.needle.inputs import load_tokenizer
 
 # The haystack and needles of the bundled models' world.
 NANO = "nano"
-_TOKENIZER_ARGUMENTS = ("revision", "trust_remote_code", "subfolder", "gguf_file")
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Job:
         content = {
             "checkpoint": checkpoint_fingerprint(loads["pretrained"], *identity),
             "arguments": loads,
-            "arm": [self.arm.steering.record(), self.arm.indicator, self.arm.indicator_turns],
+            "arm": [self.arm.steering.record(), self.arm.arm.marks],
             "rows": self.rows,
             "template": self.template,
             "versions": [importlib.metadata.version(n) for n in ("lm-eval-ctx", "transformers")],
@@ -105,32 +103,23 @@ def _job(
     device: str | None,
     made: dict[str, tuple[list[Row], dict[str, Any]]],
 ) -> Job:
-    given = simple_parse_args_string(arguments)
-    arm = read_arm(**{key: given.pop(key) for key in ARM_ARGUMENTS if key in given})
+    given, arm = split(simple_parse_args_string(arguments))
+    settings = read_arm(arm)
     given["pretrained"] = nano.resolve(given.get("pretrained"))
     if device:
         given["device"] = device
-    source = {key: given[key] for key in _TOKENIZER_ARGUMENTS if key in given}
-    tokenizer = load_tokenizer(given["pretrained"], _tokenizer_name(given), **source)
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"{arguments}: this tokenizer has no chat template to compare with; give a chat model, "
-            "or tokenizer=FOLDER with one."
-        )
-    if arm.indicator is not None:
-        check_indicator(tokenizer, arm.indicator, strict=given.get("indicator_strict", True))
+    tokenizer = tokenizer_of(given)
+    try:
+        check_tokenizer(arm, tokenizer)
+    except UserError as error:
+        raise UserError(f"{arguments}: {error}") from error
     key = json.dumps(given, sort_keys=True, default=str)
     if key not in made:
-        made[key] = _prompts(pretrained=given["pretrained"], tokenizer=tokenizer, **source, **grid)
+        made[key] = _prompts(
+            pretrained=given["pretrained"], tokenizer=tokenizer, **source(given), **grid
+        )
     name = arguments or f"pretrained={nano.DEFAULT}"
-    return Job(name, given, arm, *made[key], str(tokenizer.chat_template))
-
-
-def _tokenizer_name(given: dict[str, Any]) -> str | None:
-    """The tokenizer that `CtxLM` would take: an adapter's own where it has one."""
-    peft = given.get("peft")
-    own = peft if peft and (Path(peft) / "tokenizer_config.json").exists() else None
-    return given.get("tokenizer") or own
+    return Job(name, given, settings, *made[key], str(tokenizer.chat_template))
 
 
 def _prompts(**settings: Any) -> tuple[list[Row], dict[str, Any]]:

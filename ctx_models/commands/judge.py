@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ctx_tasks.columns import TURNS
 from ctx_tasks.errors import UserError
 
 if TYPE_CHECKING:
     from ctx_tasks.judge.cost import Estimate
     from ctx_tasks.judge.endpoint import Options
-
-_TASKS = ("mt_bench", "mt_bench_2turn")
 
 
 def command(
@@ -94,7 +93,7 @@ def afterwards(args: argparse.Namespace, config: dict[str, Any]) -> Iterator[Non
     """
     tasks = args.tasks or config.get("tasks") or []
     named = tasks.split(",") if isinstance(tasks, str) else tasks
-    if not set(_TASKS) & set(named):
+    if not TURNS.keys() & set(named):
         yield
         return
     output = args.output_path or config.get("output_path")

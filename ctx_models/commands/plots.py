@@ -85,10 +85,11 @@ def _figures(made: Board) -> Iterator[tuple[str, Callable[[Path], None]]]:
 
 def _heatmaps(row: Row) -> Iterator[tuple[str, Callable[[Path], None]]]:
     from ctx_tasks import plots
+    from ctx_tasks.columns import is_needle
     from ctx_tasks.results import read_documents
 
-    for column, result in row.results.items():
-        if column.startswith("NIH recall") and result.samples_file is not None:
+    for result in row.results.values():
+        if is_needle(result.task) and result.samples_file is not None:
             samples = list(read_documents(result))
             if plots.needle_cells(samples):
                 yield (

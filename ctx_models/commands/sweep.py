@@ -31,6 +31,7 @@ def command(
 
     plan = sweep_plan.read(file, output)
     cli.register_model()
+    sweep.check(plan)
     if dry_run:
         _list(plan)
         return

@@ -26,7 +26,7 @@ from ctx_models.demo.run import (
     RAW,
     STEERED,
     UNMARKED,
-    Arm,
+    Entry,
     Row,
 )
 from ctx_tasks.results import samples_of
@@ -40,12 +40,12 @@ def table(rows: Sequence[Row]) -> Table:
     shown.add_column("model, how it is run")
     for column in COLUMNS:
         shown.add_column(f"{column}\nn = {_count(rows[0], column)}", justify="right", no_wrap=True)
-    for checkpoint, arms in groupby(rows, key=lambda row: row.arm.checkpoint):
+    for checkpoint, arms in groupby(rows, key=lambda row: row.entry.checkpoint):
         shown.add_row(Text(checkpoint, style="bold"))
         for row in arms:
             # Two digits, and an error is less than one.
             cells = [_cell(row, column, digits=2).replace("± 0.", "±.") for column in COLUMNS]
-            shown.add_row(Text(f" {row.arm.settings}"), *cells)
+            shown.add_row(Text(f" {row.entry.arm.name}"), *cells)
     return shown
 
 
@@ -55,27 +55,27 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = [["model", "how it is run", *heads], ["---"] * 2 + ["---:"] * len(heads)]
     for row in rows:
         cells = [_cell(row, column) for column in COLUMNS]
-        lines.append([row.arm.checkpoint, row.arm.settings, *cells])
+        lines.append([row.entry.checkpoint, row.entry.arm.name, *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def sentence(rows: Sequence[Row]) -> str:
     """One sentence on what the chat template costs and what the remedies win back, as measured."""
-    by_arm = {row.arm: row for row in rows}
-    raw, chat = by_arm[RAW], by_arm[CHAT]
+    by_entry = {row.entry: row for row in rows}
+    raw, chat = by_entry[RAW], by_entry[CHAT]
     cost = difference(chat, raw)
-    steered = {arm: difference(by_arm[arm], chat) for arm in STEERED}
-    best = max(STEERED, key=lambda arm: steered[arm].mean)
-    worst = min(STEERED, key=lambda arm: steered[arm].mean)
-    marked = difference(by_arm[MARKED], by_arm[UNMARKED])
+    steered = {one: difference(by_entry[one], chat) for one in STEERED}
+    best = max(STEERED, key=lambda one: steered[one].mean)
+    worst = min(STEERED, key=lambda one: steered[one].mean)
+    marked = difference(by_entry[MARKED], by_entry[UNMARKED])
     at_best = f"{_shown(steered[best])} at best ({_setting(best)} of {len(STEERED)} settings"
     return (
         f"{_verdict(cost)} ({context_score(raw):.3f} without, {context_score(chat):.3f} with it: "
         f"{_shown(cost)}); steering changes the latter by {at_best}; by heart: "
-        f"{_price(by_arm[best], chat)}) and by {_shown(steered[worst])} at worst "
-        f"({_setting(worst)}); {MARKED.indicator} changes nano-chat-ind's "
-        f"{context_score(by_arm[UNMARKED]):.3f} by {_shown(marked)} (by heart: "
-        f"{_price(by_arm[MARKED], by_arm[UNMARKED])})."
+        f"{_price(by_entry[best], chat)}) and by {_shown(steered[worst])} at worst "
+        f"({_setting(worst)}); {MARKED.arm.indicator} changes nano-chat-ind's "
+        f"{context_score(by_entry[UNMARKED]):.3f} by {_shown(marked)} (by heart: "
+        f"{_price(by_entry[MARKED], by_entry[UNMARKED])})."
     )
 
 
@@ -108,8 +108,8 @@ def _verdict(cost: Difference) -> str:
     return f"The chat template {verb} nano-chat's context score"
 
 
-def _setting(arm: Arm) -> str:
-    return f"α {arm.alpha} {arm.schedule}"
+def _setting(entry: Entry) -> str:
+    return f"α {entry.arm.alpha:g} {entry.arm.schedule}"
 
 
 def _price(row: Row, other: Row) -> str:

@@ -13,7 +13,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
 from ctx_models import nano
-from ctx_models.arm import read_arm
+from ctx_models.arm import check_tokenizer, read_arm
+from ctx_models.checkpoint import tokenizer_of
 from ctx_models.evaluation import evaluate, quiet
 from ctx_models.lm import CtxLM
 from ctx_models.sweep.plan import Cell, Checkpoint, Plan, cells
@@ -43,6 +45,48 @@ def finished(cell: Cell) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = record
     return found if whole and record.get("fingerprint") == cell.fingerprint else None
+
+
+def check(plan: Plan) -> None:
+    """What can be known to be wrong before anything runs: misspelt tasks, tokenizers without.
+
+    Raises:
+        UserError: a task that neither we nor the harness have, or an arm that a checkpoint's
+            tokenizer cannot take (an indicator that is not one token, a template that is not
+            there); all of them at once.
+    """
+    with quiet():
+        manager = _tasks(plan.checkpoints[0], plan)
+    known = set(manager.all_tasks)
+    wrong = [_unknown(task, known) for task in plan.tasks if task not in known]
+    for checkpoint in plan.checkpoints:
+        wrong += _refused(checkpoint)
+    if wrong:
+        raise UserError(f"The sweep cannot be run: {'; '.join(wrong)}.")
+
+
+def _unknown(task: str, known: Set[str]) -> str:
+    close = get_close_matches(task, known, n=1)
+    meant = f"did you mean {close[0]}?" if close else "`ctx-eval ls` lists ours"
+    return f"there is no task {task!r} ({meant})"
+
+
+def _refused(checkpoint: Checkpoint) -> list[str]:
+    """The arms that a checkpoint's tokenizer cannot take, each in a sentence."""
+    if checkpoint.model != "hf-ctx":
+        return []
+    try:
+        tokenizer = tokenizer_of(checkpoint.model_args)
+    except UserError:
+        # A checkpoint that does not load leaves the others alone; its cells say why.
+        return []
+    wrong = []
+    for arm in checkpoint.arms:
+        try:
+            check_tokenizer(arm, tokenizer)
+        except UserError as error:
+            wrong.append(f"{checkpoint.name} in arm {arm.folder}: {str(error).rstrip('.')}")
+    return wrong
 
 
 def documents(cell: Cell) -> int:
@@ -65,7 +109,7 @@ def run(plan: Plan) -> dict[str, str]:
     """Run what is not finished; a failing cell does not stop the others.
 
     Returns:
-        One sentence of what went wrong, by cell ("checkpoint, arm"); empty if all is well.
+        One sentence of what went wrong, by cell (see `title`); empty if all is well.
     """
     planned = cells(plan)
     todo = [cell for cell in planned if finished(cell) is None]
@@ -83,8 +127,8 @@ def run(plan: Plan) -> dict[str, str]:
 
 
 def title(cell: Cell) -> str:
-    """ "checkpoint, arm"."""
-    return f"{cell.checkpoint.name}, {cell.arm.name}"
+    """ "checkpoint: arm"."""
+    return f"{cell.checkpoint.name}: {cell.arm.label or cell.arm.name}"
 
 
 def _checkpoint(
@@ -135,7 +179,7 @@ def _tasks(checkpoint: Checkpoint, plan: Plan) -> TaskManager:
 
 def _run(model: Any, cell: Cell, manager: TaskManager) -> None:
     if isinstance(model, CtxLM):
-        model.set_arm(read_arm(**cell.arm.settings))
+        model.set_arm(read_arm(cell.arm))
     start = time.monotonic()
     staged = cell.folder.with_name(f".{cell.folder.name}.whole")
     results = evaluate(

@@ -27,9 +27,9 @@ from enum import IntEnum
 import numpy as np
 from scipy import stats
 
-from ctx_tasks.comparison import parts, plain
 from ctx_tasks.errors import UserError
 from ctx_tasks.gate.baseline import Measured, Measurement
+from ctx_tasks.settings import told
 from ctx_tasks.statistics import holm
 
 LEVEL = 0.05
@@ -256,7 +256,7 @@ def _incomparable(old: Measured, new: Measured | None) -> str | None:
     for name, value in old.settings.items():
         other = new.settings.get(name)
         if value != other:
-            a, b = (plain(part) for part in parts(value, other))
+            a, b = told(value, other)
             return f"{name} is {a} in the baseline but {b} in the results; run them alike"
     return _incomplete(old, new)
 

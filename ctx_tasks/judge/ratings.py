@@ -24,12 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from ctx_tasks.columns import TURNS
 from ctx_tasks.errors import UserError
 from ctx_tasks.judge.endpoint import Ask, Options, Outcome, ask
-from ctx_tasks.mt_bench.data import JudgeData, Question, judge_messages
-
-# How many answers of a conversation are rated.
-TURNS = {"mt_bench": 1, "mt_bench_2turn": 2}
+from ctx_tasks.mt_bench.data import OPTION, JudgeData, Question, judge_messages
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ class Answers:
 
     @property
     def files(self) -> Any:
-        """The `mt_bench_files` the questions came from; None for the hub."""
-        return self.content["configs"][self.task].get("metadata", {}).get("mt_bench_files")
+        """The files the questions came from, as the run was given them; None for the hub."""
+        return self.content["configs"][self.task].get("metadata", {}).get(OPTION)
 
 
 @dataclass(frozen=True)

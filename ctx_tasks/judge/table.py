@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ctx_tasks.judge.ratings import TURNS
+from ctx_tasks.columns import TURNS
 from ctx_tasks.results import Metric, Run, TaskResult, read_runs, read_samples
 from ctx_tasks.statistics import paired_difference
 

@@ -115,7 +115,7 @@ def as_json(board: Board) -> str:
     rows = [
         {
             "checkpoint": row.checkpoint,
-            "arm": {"name": row.arm.name, **dataclasses.asdict(row.arm)},
+            "arm": {"name": row.arm.name, **row.arm.record()},
             "cells": {name: dataclasses.asdict(cell) for name, cell in row.cells.items()},
             "tax": row.tax and dataclasses.asdict(row.tax),
             "gain": row.gain and dataclasses.asdict(row.gain),

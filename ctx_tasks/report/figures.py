@@ -23,7 +23,7 @@ from ctx_tasks.statistics import Difference
 # Width and height of a curve or heatmap, and where its axes are: left, top, right, bottom.
 WIDTH, HEIGHT = 340, 230
 LEFT, TOP, RIGHT, BOTTOM = 48, 10, 330, 190
-# Class and marker of each line of a curve, by the names in `curves.LINES`.
+# Class and marker of each line of a curve, by the names in `columns.LINES`.
 STYLES = {
     "NIH recall": ("nih", "circle"),
     "SQuAD, QuAC": ("qa", "square"),

@@ -20,6 +20,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ctx_tasks.columns import is_needle
 from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard.board import Board, Row
 from ctx_tasks.leaderboard.curves import curves, samples_reader
@@ -30,7 +31,6 @@ from ctx_tasks.report.figures import Heatmap
 from ctx_tasks.results import read_documents
 
 PARTS = Path(__file__).parent / "template"
-_NEEDLE = "NIH recall"
 
 
 def write(board: Board, path: Path) -> None:
@@ -143,7 +143,7 @@ def _heatmaps(rows: Sequence[Row]) -> list[Heatmap]:
     found = []
     for row in rows:
         for column, result in row.results.items():
-            if column.startswith(_NEEDLE) and result.samples_file is not None:
+            if is_needle(result.task) and result.samples_file is not None:
                 cells = needle_cells(read_documents(result))
                 if cells:
                     figure = report_figures.heatmap(row.checkpoint, row.arm.name, column, cells)

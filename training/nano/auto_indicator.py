@@ -21,6 +21,7 @@ import typer
 from tqdm import tqdm
 
 from ctx_models import Segment, segment_mass
+from ctx_models.demo.run import MARKED, UNMARKED
 from ctx_models.lm import CtxLM
 from ctx_tasks.results import TaskResult, read_documents, read_runs, read_samples
 from ctx_tasks.statistics import (
@@ -32,7 +33,7 @@ from ctx_tasks.statistics import (
 from training.dependency.equation import default_layer
 
 BY_HEART = "nano_by_heart"
-NEVER, ALWAYS = "nano-chat-ind-chat", "nano-chat-ind-chat-IND"
+NEVER, ALWAYS = UNMARKED.folder, MARKED.folder
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from scipy import stats
 from ctx_models.cli import main
 from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard import formats
-from ctx_tasks.leaderboard.board import board, heading
+from ctx_tasks.columns import heading
+from ctx_tasks.leaderboard.board import board
 from ctx_tasks.results import read_runs
 from tests.ctx_tasks.result_files import sample, write_run
 
