@@ -208,6 +208,7 @@ def _checked(plan: Plan) -> list[str]:
     wrong = _twice("checkpoints", [safe(one.name) for one in plan.checkpoints])
     for one in plan.checkpoints:
         wrong += _twice("arms", [arm.folder for arm in one.arms])
+        wrong += _same(one.arms)
         wrong += [found for arm in one.arms for found in _checked_arm(arm, one, plan)]
     # An arm of the whole file is wrong once, not once a checkpoint.
     return list(dict.fromkeys(wrong))
@@ -216,6 +217,15 @@ def _checked(plan: Plan) -> list[str]:
 def _twice(what: str, names: list[str]) -> list[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     return [f"{what} {', '.join(twice)} stand there twice"] if twice else []
+
+
+def _same(arms: tuple[Arm, ...]) -> list[str]:
+    """Arms of several names that are one: what they do is the same."""
+    names: dict[Arm, list[str]] = {}
+    for arm in arms:
+        names.setdefault(arm.effective, []).append(arm.folder)
+    several = (dict.fromkeys(found) for found in names.values())
+    return [f"arms {' and '.join(found)} are the same" for found in several if len(found) > 1]
 
 
 def _checked_arm(arm: Arm, checkpoint: Checkpoint, plan: Plan) -> list[str]:

@@ -169,7 +169,7 @@ def test_a_second_run_gives_the_same_scores_and_replaces_the_first(
         [again] = demo.run(tmp_path, SMALL)
         assert again.results["results"] == prefixed.results["results"]
     assert len(list(tmp_path.rglob("results_*.json"))) == 1
-    picture = f"{prefixed.arm.name}.png"
+    picture = f"{prefixed.entry.folder}.png"
     assert (tmp_path / picture).read_bytes() == (shown.output / picture).read_bytes()
 
 

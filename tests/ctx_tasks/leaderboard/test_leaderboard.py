@@ -16,7 +16,6 @@ from scipy import stats
 from ctx_models.cli import main
 from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard import formats
-from ctx_tasks.columns import heading
 from ctx_tasks.leaderboard.board import board
 from ctx_tasks.results import read_runs
 from tests.ctx_tasks.result_files import sample, write_run
@@ -130,20 +129,6 @@ def test_a_begun_answer_is_compared_on_the_needle_test_alone(folder):
     gain = rows(folder)["chat, prefix"].gain
     assert gain.columns == ("NIH recall",)
     assert gain.difference.mean == pytest.approx(15 / 40)
-
-
-@pytest.mark.parametrize(
-    ("task", "expected"),
-    [
-        ("nih_recall_prefix", "NIH recall"),
-        ("squad_contains_plain", "SQuAD (plain)"),
-        ("nano_drop_contains", "DROP (nano)"),
-        ("mt_bench", "MT-Bench"),
-        ("mmlu", "mmlu"),
-    ],
-)
-def test_bundled_data_and_other_prompts_have_columns_of_their_own(task, expected):
-    assert heading(task) == expected
 
 
 def test_a_group_of_others_is_one_column_and_ours_is_computed(tmp_path):
