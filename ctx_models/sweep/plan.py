@@ -209,7 +209,7 @@ def _checked(plan: Plan) -> list[str]:
     for one in plan.checkpoints:
         wrong += _twice("arms", [arm.folder for arm in one.arms])
         wrong += _same(one.arms)
-        wrong += [found for arm in one.arms for found in _checked_arm(arm, one, plan)]
+        wrong += [found for arm in one.arms for found in _checked_arm(arm, one)]
     # An arm of the whole file is wrong once, not once a checkpoint.
     return list(dict.fromkeys(wrong))
 
@@ -228,7 +228,7 @@ def _same(arms: tuple[Arm, ...]) -> list[str]:
     return [f"arms {' and '.join(found)} are the same" for found in several if len(found) > 1]
 
 
-def _checked_arm(arm: Arm, checkpoint: Checkpoint, plan: Plan) -> list[str]:
+def _checked_arm(arm: Arm, checkpoint: Checkpoint) -> list[str]:
     from ctx_models.arm import read_arm  # pulls torch, which a sweep file with mistakes needs not
 
     wrong = []
@@ -237,8 +237,6 @@ def _checked_arm(arm: Arm, checkpoint: Checkpoint, plan: Plan) -> list[str]:
         read_arm(arm)
     except UserError as error:
         wrong.append(f"arm {arm.folder}: {str(error).rstrip('.')}")
-    if arm.prefix and not any(begun(task) for task in plan.tasks):
-        wrong.append(f"arm {arm.folder}: none of the tasks begins an answer; add nih_recall")
     if arm.model_args and checkpoint.model != "hf-ctx":
         wrong.append(
             f"arm {arm.folder}: only model hf-ctx knows {', '.join(arm.model_args)}, not that of "

@@ -34,6 +34,7 @@ from ctx_tasks.catalogue import task_folder, tasks
 from ctx_tasks.errors import UserError
 
 _RECORD = "cell.json"
+_UNBEGUN = "none of the tasks begins an answer; add nih_recall"
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
@@ -48,17 +49,19 @@ def finished(cell: Cell) -> dict[str, Any] | None:
 
 
 def check(plan: Plan) -> None:
-    """What can be known to be wrong before anything runs: misspelt tasks, tokenizers without.
+    """Refuse what can be known to be wrong before anything runs, though the file can be read.
 
     Raises:
-        UserError: a task that neither we nor the harness have, or an arm that a checkpoint's
-            tokenizer cannot take (an indicator that is not one token, a template that is not
-            there); all of them at once.
+        UserError: a task that neither we nor the harness have, or an arm that the tasks or a
+            checkpoint's tokenizer cannot take (no begun answer, an indicator that is not one
+            token, a chat without template); all of them at once.
     """
     with quiet():
         manager = _tasks(plan.checkpoints[0], plan)
     known = set(manager.all_tasks)
     wrong = [_unknown(task, known) for task in plan.tasks if task not in known]
+    # A misspelt task says nothing about what begins an answer.
+    wrong = wrong or [f"{title(cell)}: {_UNBEGUN}" for cell in cells(plan) if not cell.tasks]
     for checkpoint in plan.checkpoints:
         wrong += _refused(checkpoint)
     if wrong:
