@@ -148,7 +148,9 @@ def say(text: str, console: Console) -> None:
     """Print a sentence: folded between words on a terminal, else on one line."""
     line = Text(plain_text(text).rstrip())
     if console.is_terminal:
-        console.print(_Trimmed(line, console.width))
+        for part in line.wrap(console, console.width):
+            part.rstrip()
+            console.print(part, soft_wrap=True)
     else:
         console.print(line, soft_wrap=True)
 
@@ -158,9 +160,7 @@ def show(table: Table, console: Console) -> None:
     layout = _layout(table, console.width)
     for part in layout.parts:
         drawn = _draw(table, layout, part)
-        # Behind the last column rich puts a gap, which is trimmed.
-        width = layout.width(part) + _GAP
-        console.print(_Trimmed(drawn, width), crop=False)
+        console.print(_Trimmed(drawn, layout.width(part)), crop=False)
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,8 @@ def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
 
 
 def _label_width(table: Table) -> int:
-    first = [*_lines(table.first), *(plain_text(entry.group) for entry in table.entries)]
-    labels = (bool(entry.group) + cell_len(plain_text(entry.label)) for entry in table.entries)
+    first = [*_lines(table.first), *(_line(entry.group) for entry in table.entries)]
+    labels = (bool(entry.group) + cell_len(_line(entry.label)) for entry in table.entries)
     return max([*map(cell_len, first), *labels])
 
 
@@ -222,8 +222,13 @@ def _widths(table: Table, errors: bool, most: int = sys.maxsize) -> list[int]:
     return widths
 
 
+def _line(text: str) -> str:
+    """Foreign text with single blanks, so that folding it leaves no line empty."""
+    return " ".join(plain_text(text).split())
+
+
 def _lines(head: Head) -> list[str]:
-    return [plain_text(line) for line in (head.text, *head.under)]
+    return [_line(line) for line in (head.text, *head.under)]
 
 
 def _column(table: Table, column: int, errors: bool) -> list[str]:
@@ -231,13 +236,13 @@ def _column(table: Table, column: int, errors: bool) -> list[str]:
     values = [entry.values[column] for entry in table.entries]
     flags = max((len(value.flags) for value in values), default=0)
     return [
-        plain_text(f"{v.text} {v.error}" if v.error and errors else v.text) + v.flags.ljust(flags)
+        _line(f"{v.text} {v.error}" if v.error and errors else v.text) + v.flags.ljust(flags)
         for v in values
     ]
 
 
 def _draw(table: Table, layout: _Layout, part: Sequence[int]) -> RichTable:
-    title = Text(plain_text(table.title)) if table.title and part[0] == 0 else None
+    title = Text(_line(table.title)) if table.title and part[0] == 0 else None
     drawn = RichTable(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     drawn.add_column(_heading(table.first), width=layout.label, overflow="fold")
     texts = {column: _column(table, column, layout.errors) for column in part}
@@ -247,9 +252,9 @@ def _draw(table: Table, layout: _Layout, part: Sequence[int]) -> RichTable:
         drawn.add_column(_heading(head), justify=justify, width=width, overflow="fold")
     for group, entries in groupby(enumerate(table.entries), key=lambda one: one[1].group):
         if group:
-            drawn.add_row(Text(plain_text(group), style="bold"))
+            drawn.add_row(Text(_line(group), style="bold"))
         for row, entry in entries:
-            label = Padding(Text(plain_text(entry.label)), (0, 0, 0, bool(group)))
+            label = Padding(Text(_line(entry.label)), (0, 0, 0, bool(group)))
             cells = [Text(texts[column][row], style=entry.values[column].style) for column in part]
             drawn.add_row(label, *cells)
     return drawn
@@ -267,7 +272,10 @@ class _Trimmed:
     width: int
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        for line in console.render_lines(self.inner, options.update(width=self.width), pad=False):
+        # Rich puts a gap behind the last column too, and its rule is as long.
+        wider = options.update(width=self.width + _GAP)
+        for line in console.render_lines(self.inner, wider, pad=False):
+            line = Segment.adjust_line_length(line, self.width)
             while line and not line[-1].text.rstrip():
                 line.pop()
             yield from line[:-1]
