@@ -218,7 +218,7 @@ def _widths(table: Table, errors: bool, most: int = sys.maxsize) -> list[int]:
     for column, head in enumerate(table.heads):
         heading = max(map(cell_len, _lines(head)))
         cells = max(map(cell_len, _column(table, column, errors)), default=0)
-        widths.append(max(min(heading, most), min(cells, most) if head.words else cells))
+        widths.append(max(1, min(heading, most), min(cells, most) if head.words else cells))
     return widths
 
 

@@ -21,6 +21,7 @@ from ctx_models.demo import run as demo
 from ctx_models.demo import summary as demo_summary
 from ctx_models.demo.run import ARMS, BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, RAW, Arm, Row
 from ctx_models.evaluation import quiet
+from ctx_tasks import tables
 from ctx_tasks.errors import UserError
 
 BUNDLED = {name: nano.folder(name) for name in nano.NAMES}
@@ -99,13 +100,27 @@ def test_steering_moves_answers(shown: Demo) -> None:
 
 
 def test_the_table_fits_80_characters_and_names_every_arm(shown: Demo) -> None:
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(demo_summary.table(shown.rows))
-    lines = console.export_text().splitlines()
+    file = io.StringIO()
+    tables.show(demo_summary.table(shown.rows), Console(width=80, file=file))
+    lines = file.getvalue().splitlines()
+    assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
     assert " ".join(lines).count("n = 4") == len(COLUMNS)
     for arm in ARMS:
         line = next(line for line in lines if line.strip().startswith(f"{arm.settings} "))
         assert line.count("±") == (1 if arm.prefix else len(COLUMNS))
+
+
+def test_at_60_characters_columns_move_to_a_second_table(shown: Demo) -> None:
+    file = io.StringIO()
+    tables.show(demo_summary.table(shown.rows), Console(width=60, file=file))
+    lines = file.getvalue().splitlines()
+    assert all(len(line) <= 60 for line in lines)
+    for arm in ARMS:
+        own = [line for line in lines if line.strip().startswith(f"{arm.settings} ")]
+        alike = sum(other.settings == arm.settings for other in ARMS)
+        assert len(own) == 2 * alike
+    scores = sum(line.count("±") for line in lines)
+    assert scores == sum(1 if arm.prefix else len(COLUMNS) for arm in ARMS)
 
 
 def test_the_markdown_has_the_harness_scores_and_errors(shown: Demo) -> None:
