@@ -51,7 +51,7 @@ def command(monkeypatch, capsys) -> Command:
 
 
 def letters(text: str) -> str:
-    """What a folded name keeps in its order when blanks, numbers and rules between it are left out."""
+    """What a folded name keeps in its order, without the numbers and blanks between its parts."""
     kept = re.sub(r"\de-\d+", "", text)
     return "".join(c for c in kept if c.isalpha() or c == "🔥")
 
