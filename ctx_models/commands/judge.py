@@ -152,19 +152,18 @@ def judge(
     Raises:
         UserError: nothing to judge, the judge refuses, or, when all is written, missing ratings.
     """
-    from rich.console import Console
-
+    from ctx_tasks import tables
     from ctx_tasks.judge import run as judge_run
     from ctx_tasks.judge import table as judge_table
 
     done = judge_run.judge(paths, settings, lambda cost: _agree(cost, settings), files, verdicts)
-    console = Console()
+    console = tables.terminal()
     for table in judge_table.tables(done.written):
-        console.print(table)
+        tables.show(table, console)
     for said in judge_table.differences(done.written):
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        tables.say(said, console)
     for path in done.written:
-        console.print(f"Wrote {path}", markup=False, highlight=False, soft_wrap=True)
+        tables.say(f"Wrote {path}", console)
     typer.echo(f"ctx-eval: the judge {done.meter.report()}.", err=True)
     if done.missing:
         why = f" ({done.problem})" if done.problem else ""

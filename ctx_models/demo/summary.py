@@ -8,14 +8,10 @@ interval holds zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from statistics import fmean
 from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
 from ctx_models.demo.run import (
     BY_HEART,
@@ -29,24 +25,25 @@ from ctx_models.demo.run import (
     Entry,
     Row,
 )
+from ctx_tasks import tables
 from ctx_tasks.results import samples_of
 from ctx_tasks.statistics import Difference, mean_difference, paired_difference
+from ctx_tasks.tables import Head, Table, score, with_error
 
 
 def table(rows: Sequence[Row]) -> Table:
     """Scores ± standard errors as the harness computes them, n in the heads, in 80 characters."""
-    shown = Table(title="The nano world: bundled questions, no benchmark", box=SIMPLE_HEAD)
-    shown.padding = (0, 1, 0, 0)
-    shown.add_column("model, how it is run")
-    for column in COLUMNS:
-        shown.add_column(f"{column}\nn = {_count(rows[0], column)}", justify="right", no_wrap=True)
-    for checkpoint, arms in groupby(rows, key=lambda row: row.entry.checkpoint):
-        shown.add_row(Text(checkpoint, style="bold"))
-        for row in arms:
-            # Two digits, and an error is less than one.
-            cells = [_cell(row, column, digits=2).replace("± 0.", "±.") for column in COLUMNS]
-            shown.add_row(Text(f" {row.entry.arm.name}"), *cells)
-    return shown
+    heads = [Head(column, (f"n = {_count(rows[0], column)}",)) for column in COLUMNS]
+    entries = [
+        tables.Entry(
+            row.entry.arm.name,
+            [score(*_score(row, column)) for column in COLUMNS],
+            group=row.entry.checkpoint,
+        )
+        for row in rows
+    ]
+    title = "The nano world: bundled questions, no benchmark"
+    return Table(Head("model, how it is run"), heads, entries, title)
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -54,7 +51,7 @@ def markdown(rows: Sequence[Row]) -> str:
     heads = [f"{column} (n = {_count(rows[0], column)})" for column in COLUMNS]
     lines = [["model", "how it is run", *heads], ["---"] * 2 + ["---:"] * len(heads)]
     for row in rows:
-        cells = [_cell(row, column) for column in COLUMNS]
+        cells = [with_error(*_score(row, column)) for column in COLUMNS]
         lines.append([row.entry.checkpoint, row.entry.arm.name, *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -98,7 +95,8 @@ def _paired(row: Row, other: Row, column: str) -> Difference:
 
 
 def _shown(found: Difference) -> str:
-    return f"{found.mean:+.3f} ± {found.error:.3f}" + ("" if found.clear else " [unclear]")
+    shown = with_error(found.mean, found.error, signed=True)
+    return shown + ("" if found.clear else " [unclear]")
 
 
 def _verdict(cost: Difference) -> str:
@@ -127,9 +125,10 @@ def _count(row: Row, column: str) -> int:
     return int(row.results["n-samples"][task]["effective"])
 
 
-def _cell(row: Row, column: str, digits: int = 3) -> str:
+def _score(row: Row, column: str) -> tuple[float, float]:
+    """Score and standard error; NaN where the arm has no such task."""
     task = row.task(column)
     if task is None:
-        return "-"
+        return math.nan, math.nan
     reported = _reported(row, task)
-    return f"{reported['score,none']:.{digits}f} ± {reported['score_stderr,none']:.{digits}f}"
+    return reported["score,none"], reported["score_stderr,none"]

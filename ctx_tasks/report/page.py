@@ -29,6 +29,7 @@ from ctx_tasks.report import documents as report_documents
 from ctx_tasks.report import figures as report_figures
 from ctx_tasks.report.figures import Heatmap
 from ctx_tasks.results import read_documents
+from ctx_tasks.tables import number
 
 PARTS = Path(__file__).parent / "template"
 
@@ -106,11 +107,11 @@ def _hash(text: str) -> str:
 
 def _number(value: float) -> str:
     """Three decimals, or a dash for what is not known."""
-    return "–" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
+    return "–" if math.isnan(value) else number(value).replace("-", "−")
 
 
 def _signed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
+    return "–" if math.isnan(value) else number(value, signed=True).replace("-", "−")
 
 
 def _known(value: float) -> bool:

@@ -30,6 +30,7 @@ from ctx_tasks.statistics import (
     clustered_difference,
     mean_difference,
 )
+from ctx_tasks.tables import with_interval
 from training.dependency.equation import default_layer
 
 BY_HEART = "nano_by_heart"
@@ -128,8 +129,8 @@ def main(
     for against in ("never", "always"):
         for what, change in zip(("context", "by heart"), changes(held, tau, against), strict=True):
             print(
-                f"auto against {against}, {what}: {change.mean:+.3f} "
-                f"[{change.low:+.3f}, {change.high:+.3f}], n = {change.n}"
+                f"auto against {against}, {what}: "
+                f"{with_interval(change.mean, change.low, change.high)}, n = {change.n}"
             )
 
 

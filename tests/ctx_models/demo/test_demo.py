@@ -21,6 +21,7 @@ from ctx_models.demo import run as demo
 from ctx_models.demo import summary as demo_summary
 from ctx_models.demo.run import BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, ENTRIES, RAW, Entry, Row
 from ctx_models.evaluation import quiet
+from ctx_tasks import tables
 from ctx_tasks.arm import Arm
 from ctx_tasks.errors import UserError
 
@@ -100,13 +101,27 @@ def test_steering_moves_answers(shown: Demo) -> None:
 
 
 def test_the_table_fits_80_characters_and_names_every_arm(shown: Demo) -> None:
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(demo_summary.table(shown.rows))
-    lines = console.export_text().splitlines()
+    file = io.StringIO()
+    tables.show(demo_summary.table(shown.rows), Console(width=80, file=file))
+    lines = file.getvalue().splitlines()
+    assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
     assert " ".join(lines).count("n = 4") == len(COLUMNS)
     for entry in ENTRIES:
         line = next(line for line in lines if line.strip().startswith(f"{entry.arm.name} "))
         assert line.count("±") == (1 if entry.arm.prefix else len(COLUMNS))
+
+
+def test_at_60_characters_columns_move_to_a_second_table(shown: Demo) -> None:
+    file = io.StringIO()
+    tables.show(demo_summary.table(shown.rows), Console(width=60, file=file))
+    lines = file.getvalue().splitlines()
+    assert all(len(line) <= 60 for line in lines)
+    arms = [entry.arm for entry in ENTRIES]
+    for arm in arms:
+        own = [line for line in lines if line.strip().startswith(f"{arm.name} ")]
+        assert len(own) == 2 * sum(other.name == arm.name for other in arms)
+    scores = sum(line.count("±") for line in lines)
+    assert scores == sum(1 if arm.prefix else len(COLUMNS) for arm in arms)
 
 
 def test_the_markdown_has_the_harness_scores_and_errors(shown: Demo) -> None:

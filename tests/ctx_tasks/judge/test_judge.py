@@ -547,7 +547,7 @@ def test_two_checkpoints_are_compared_paired(tmp_path):
         done = ask(server, *paths)
         [said] = judge_table.differences(done.written)
         assert said.startswith(
-            "mt_bench: org/strong (chat) against org/weak (chat): +1.00 ± 0.27, 95 % +0.37 to +1.63"
+            "mt_bench: org/strong (chat) against org/weak (chat): +1.00 ± 0.27, 95 % [+0.37, +1.63]"
         )
         assert said.endswith("8 questions.")
         other = ask(server, paths[1], max_tokens=77)

@@ -197,6 +197,19 @@ def test_foreign_names_are_no_markup(tmp_path):
     assert r"\[red\]\|\<b\>\*x\*" in formats.markdown(made)
 
 
+@pytest.mark.parametrize("form", [formats.plain, formats.markdown, formats.comma_separated])
+def test_foreign_names_steer_nothing(tmp_path, form):
+    """Escapes, line breaks and changes of direction reach no terminal, Markdown or CSV."""
+    steering = "\x1b]0;title\x07\nmodel\u202e\u2066"
+    write(tmp_path, 20, ["squad_contains", "a\x1b[2J\ntask"], model=steering)
+    made = board(read_runs([tmp_path]))
+    text = form(made)
+    assert "title" in text
+    assert "task" in text
+    assert not set(text) & set("\x1b\x07\u202e\u2066")
+    assert not any(line.startswith(("model", "task")) for line in text.splitlines())
+
+
 def test_a_score_that_is_no_number_is_a_dash(tmp_path):
     write(tmp_path, 20, ["squad_contains"])
     path = next(tmp_path.glob("results_*"))
