@@ -1,6 +1,6 @@
 """Terminal tables: one box, `0.93 ±.03`, foreign text never markup; and how a number is written.
 
-A table is data: headings, and entries with a label and values. Where it is too wide, its labels are
+A table is data: headings, and rows of a label and values. Where it is too wide, its labels are
 folded first, then its headings, then its columns are split over several tables; errors are left out
 last. Labels and digits never are: on a terminal too narrow for even that, lines are longer than it.
 Into a pipe or a file, `WIDTH` characters a line are taken (COLUMNS overrules), and sentences are
@@ -58,8 +58,8 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A row; `group` stands once above the entries that follow each other and share it."""
+class Labelled:
+    """A row; `group` stands once above the rows that follow each other and share it."""
 
     label: str
     values: Sequence[Value]
@@ -68,11 +68,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """Entries below headings; `first` is the labels', `title` stands above."""
+    """Rows below headings; `first` is the labels', `title` stands above."""
 
     first: Head
     heads: Sequence[Head]
-    entries: Sequence[Entry]
+    rows: Sequence[Labelled]
     title: str = ""
 
 
@@ -207,8 +207,8 @@ def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
 
 
 def _label_width(table: Table) -> int:
-    first = [*_lines(table.first), *(_line(entry.group) for entry in table.entries)]
-    labels = (bool(entry.group) + cell_len(_line(entry.label)) for entry in table.entries)
+    first = [*_lines(table.first), *(_line(row.group) for row in table.rows)]
+    labels = (bool(row.group) + cell_len(_line(row.label)) for row in table.rows)
     return max([*map(cell_len, first), *labels])
 
 
@@ -233,7 +233,7 @@ def _lines(head: Head) -> list[str]:
 
 def _column(table: Table, column: int, errors: bool) -> list[str]:
     """Texts of a column; digits stand below each other whether or not a flag follows."""
-    values = [entry.values[column] for entry in table.entries]
+    values = [row.values[column] for row in table.rows]
     flags = max((len(value.flags) for value in values), default=0)
     return [
         _line(f"{v.text} {v.error}" if v.error and errors else v.text) + v.flags.ljust(flags)
@@ -250,12 +250,12 @@ def _draw(table: Table, layout: _Layout, part: Sequence[int]) -> RichTable:
         head, width = table.heads[column], layout.widths[column]
         justify: JustifyMethod = "left" if head.words else "right"
         drawn.add_column(_heading(head), justify=justify, width=width, overflow="fold")
-    for group, entries in groupby(enumerate(table.entries), key=lambda one: one[1].group):
+    for group, rows in groupby(enumerate(table.rows), key=lambda one: one[1].group):
         if group:
             drawn.add_row(Text(_line(group), style="bold"))
-        for row, entry in entries:
-            label = Padding(Text(_line(entry.label)), (0, 0, 0, bool(group)))
-            cells = [Text(texts[column][row], style=entry.values[column].style) for column in part]
+        for place, row in rows:
+            label = Padding(Text(_line(row.label)), (0, 0, 0, bool(group)))
+            cells = [Text(texts[column][place], style=row.values[column].style) for column in part]
             drawn.add_row(label, *cells)
     return drawn
 

@@ -133,19 +133,19 @@ def _prompts(one: Allocation, shares: dict[tuple[str, str, str], Line]) -> str:
 
 def _segments(one: Allocation, shares: dict[tuple[str, str, str], Line]) -> Table:
     from ctx_models.allocation.shares import CHANGE, CONDITIONS, SEGMENTS
-    from ctx_tasks.tables import Entry, Head, Table
+    from ctx_tasks.tables import Head, Labelled, Table
 
     columns = (*CONDITIONS, CHANGE)
-    entries = [
-        Entry(segment, [_value(shares[one.name, condition, segment]) for condition in columns])
+    rows = [
+        Labelled(segment, [_value(shares[one.name, condition, segment]) for condition in columns])
         for segment in SEGMENTS
     ]
-    return Table(Head("attention on"), [Head(column) for column in columns], entries)
+    return Table(Head("attention on"), [Head(column) for column in columns], rows)
 
 
 def _models(measured: list[Allocation], shares: dict[tuple[str, str, str], Line]) -> Table:
     from ctx_models.allocation.shares import CHANGE
-    from ctx_tasks.tables import Entry, Head, Table, Value
+    from ctx_tasks.tables import Head, Labelled, Table, Value
 
     columns = {
         "user, raw": ("raw", "user"),
@@ -153,13 +153,13 @@ def _models(measured: list[Allocation], shares: dict[tuple[str, str, str], Line]
         CHANGE: (CHANGE, "user"),
         "template": ("chat", "template"),
     }
-    entries = []
+    rows = []
     for one in measured:
         label = one.name.removeprefix("pretrained=").replace(",", ", ")
         values = [_value(shares[(one.name, *key)]) for key in columns.values()]
-        entries.append(Entry(label, [*values, Value(f"{one.head[0]}, {one.head[1]}")]))
+        rows.append(Labelled(label, [*values, Value(f"{one.head[0]}, {one.head[1]}")]))
     heads = [Head(column) for column in (*columns, "layer, head")]
-    return Table(Head("attention on"), heads, entries)
+    return Table(Head("attention on"), heads, rows)
 
 
 def _value(line: Line) -> Value:

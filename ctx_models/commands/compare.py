@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ctx_tasks.comparison import Flip, TaskComparison
-    from ctx_tasks.tables import Entry
+    from ctx_tasks.tables import Labelled
 
 _LONGEST = 300
 
@@ -52,15 +52,15 @@ def _show(found: list[TaskComparison], console: Console) -> None:
     from ctx_tasks import tables
 
     heads = ("n", "A", "B", "B - A, 95 %", "up", "down", "p (Holm)")
-    entries = [_entry(one) for one in found]
-    table = tables.Table(tables.Head("task"), [tables.Head(text) for text in heads], entries)
+    rows = [_row(one) for one in found]
+    table = tables.Table(tables.Head("task"), [tables.Head(text) for text in heads], rows)
     tables.show(table, console)
     if any(one.mark for one in found):
         tables.say("!: not comparable, the settings named differ.", console)
 
 
-def _entry(one: TaskComparison) -> Entry:
-    from ctx_tasks.tables import Entry, Value, change, number
+def _row(one: TaskComparison) -> Labelled:
+    from ctx_tasks.tables import Labelled, Value, change, number
 
     d = one.difference
     values = [
@@ -72,7 +72,7 @@ def _entry(one: TaskComparison) -> Entry:
         Value(str(one.lost)),
         Value(f"{one.p:.3g}"),
     ]
-    return Entry(f"{one.task} ! {one.mark}" if one.mark else one.task, values)
+    return Labelled(f"{one.task} ! {one.mark}" if one.mark else one.task, values)
 
 
 def _show_flip(flip: Flip, console: Console) -> None:

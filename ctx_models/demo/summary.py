@@ -25,17 +25,16 @@ from ctx_models.demo.run import (
     Entry,
     Row,
 )
-from ctx_tasks import tables
 from ctx_tasks.results import samples_of
 from ctx_tasks.statistics import Difference, mean_difference, paired_difference
-from ctx_tasks.tables import Head, Table, score, with_error
+from ctx_tasks.tables import Head, Labelled, Table, score, with_error
 
 
 def table(rows: Sequence[Row]) -> Table:
     """Scores ± standard errors as the harness computes them, n in the heads, in 80 characters."""
     heads = [Head(column, (f"n = {_count(rows[0], column)}",)) for column in COLUMNS]
     entries = [
-        tables.Entry(
+        Labelled(
             row.entry.arm.name,
             [score(*_score(row, column)) for column in COLUMNS],
             group=row.entry.checkpoint,

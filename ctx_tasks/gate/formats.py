@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from ctx_tasks.gate.decision import Judgement, TaskVerdict, Verdict
 from ctx_tasks.leaderboard.formats import escape
-from ctx_tasks.tables import Entry, Head, Table, Value, interval, number
+from ctx_tasks.tables import Head, Labelled, Table, Value, interval, number
 
 _ILLEGAL_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STYLES = {
@@ -29,12 +29,12 @@ Named = Sequence[tuple[str, Judgement]]
 def table(judgement: Judgement) -> Table:
     """A line a task: scores, loss with its one-sided 95 % bounds, margin, verdict."""
     heads = [Head(text) for text in ("n", "before", "after", "loss, 95 %", "margin")]
-    entries = []
+    rows = []
     for task in judgement.tasks:
         n, before, after, _, bounds, margin = map(Value, _numbers(task))
         verdict = Value(word(task.verdict), style=_STYLES[task.verdict])
-        entries.append(Entry(task.task, [n, before, after, bounds, margin, verdict]))
-    return Table(Head("task"), [*heads, Head("verdict", words=True)], entries)
+        rows.append(Labelled(task.task, [n, before, after, bounds, margin, verdict]))
+    return Table(Head("task"), [*heads, Head("verdict", words=True)], rows)
 
 
 def sentences(judgement: Judgement) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ctx_tasks.columns import TURNS
 from ctx_tasks.results import Metric, Run, TaskResult, read_runs, read_samples
 from ctx_tasks.statistics import paired_difference
-from ctx_tasks.tables import Entry, Head, Table, Value, interval, number, score, with_error
+from ctx_tasks.tables import Head, Labelled, Table, Value, interval, number, score, with_error
 
 
 def tables(paths: Sequence[Path]) -> list[Table]:
@@ -35,14 +35,14 @@ def differences(paths: Sequence[Path]) -> list[str]:
 
 def _table(task: str, runs: Sequence[Run]) -> Table:
     heads = [Head(run.checkpoint, (run.arm.name, f"n = {run.tasks[task].n}")) for run in runs]
-    entries = [
-        Entry(
+    rows = [
+        Labelled(
             name.removeprefix("rating_").replace("_", " "),
             [_value(run.tasks[task].metrics.get(name)) for run in runs],
         )
         for name in dict.fromkeys(name for run in runs for name in run.tasks[task].metrics)
     ]
-    return Table(Head(task, ("rated 1 to 10",)), heads, entries)
+    return Table(Head(task, ("rated 1 to 10",)), heads, rows)
 
 
 def _value(metric: Metric | None) -> Value:

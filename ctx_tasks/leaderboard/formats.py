@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ctx_tasks import tables
 from ctx_tasks.leaderboard.board import Board, Cell, Change, Row
-from ctx_tasks.tables import Entry, Head, Table, Value, plain_text, with_error, with_interval
+from ctx_tasks.tables import Head, Labelled, Table, Value, plain_text, with_error, with_interval
 
 _FIRST = Head("checkpoint, how it is run")
 KEY = "Bold: best of its column; ~: tied with it (95 %); [..]: 95 % interval, paired."
@@ -43,7 +43,7 @@ def table(board: Board) -> Table:
     """Scores ± standard errors, two digits, the checkpoint above its arms."""
     heads = [_head(column) for column in board.columns]
     entries = [
-        Entry(
+        Labelled(
             row.arm.name,
             [_value(row.cells.get(column)) for column in board.columns],
             group=row.checkpoint,
@@ -61,7 +61,7 @@ def changes(board: Board) -> Table:
         Head("mean of", words=True),
     ]
     entries = [
-        Entry(
+        Labelled(
             row.arm.name,
             [_interval(row.tax), _interval(row.gain), Value(_over(change))],
             group=row.checkpoint,

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from ctx_tasks import tables
-from ctx_tasks.tables import Entry, Head, Table, Value, change, number, plain_text, score
+from ctx_tasks.tables import Head, Labelled, Table, Value, change, number, plain_text, score
 
 NAMES = [
     "org/a-checkpoint-with-a-name-of-more-than-sixty-characters-and-no-blank",
@@ -52,7 +52,7 @@ def bodies(text: str) -> tuple[list[str], list[str]]:
 
 def labels(table: Table) -> str:
     found = []
-    for group, entries in groupby(table.entries, key=lambda entry: entry.group):
+    for group, entries in groupby(table.rows, key=lambda entry: entry.group):
         found += [group, *(entry.label for entry in entries)]
     return letters(*found)
 
@@ -60,7 +60,7 @@ def labels(table: Table) -> str:
 def values(table: Table, *, errors: bool = True) -> Counter[str]:
     return Counter(
         f"{value.text} {value.error}" if value.error and errors else value.text
-        for entry in table.entries
+        for entry in table.rows
         for value in entry.values
     )
 
@@ -77,7 +77,7 @@ def assert_tidy(text: str, width: int) -> None:
 def test_every_label_and_every_number_is_whole(width, columns):
     numbers = [score(0.9 - 0.01 * n, 0.03, flags="~" if n == 2 else "") for n in range(columns)]
     entries = [
-        Entry(label, numbers, group=f"{n}: {name}")
+        Labelled(label, numbers, group=f"{n}: {name}")
         for n, name in enumerate(NAMES)
         for label in ("raw", "chat, α 0.5 constant")
     ]
@@ -94,7 +94,7 @@ def test_every_label_and_every_number_is_whole(width, columns):
 
 
 def test_labels_are_folded_before_columns_are_split_and_errors_go_last():
-    entry = Entry("a label of thirty characters ok", [score(0.9, 0.03), score(0.8, 0.02)])
+    entry = Labelled("a label of thirty characters ok", [score(0.9, 0.03), score(0.8, 0.02)])
     table = Table(Head("name"), [Head("A"), Head("B")], [entry])
     lines = draw(table, 80).splitlines()
     assert lines[3] == " a label of thirty characters ok  0.90 ±.03  0.80 ±.02"
@@ -111,7 +111,7 @@ def test_labels_are_folded_before_columns_are_split_and_errors_go_last():
 
 
 def test_nothing_is_lost_where_nothing_fits():
-    entry = Entry(NAMES[0], [score(0.9, 0.03), Value("1234567.891")])
+    entry = Labelled(NAMES[0], [score(0.9, 0.03), Value("1234567.891")])
     text = draw(Table(Head("name"), [Head("A"), Head("B")], [entry]), 5)
     assert letters(bodies(text)[1][1]) == letters(NAMES[0])
     assert "0.90" in text
@@ -119,7 +119,7 @@ def test_nothing_is_lost_where_nothing_fits():
 
 
 def test_words_and_headings_are_folded_where_there_is_no_room():
-    entry = Entry("a", [Value(NAMES[0]), score(0.5, 0.1)])
+    entry = Labelled("a", [Value(NAMES[0]), score(0.5, 0.1)])
     table = Table(Head("row"), [Head("words", words=True), Head(NAMES[1])], [entry])
     text = draw(table, 60)
     assert_tidy(text, 60)
@@ -129,7 +129,7 @@ def test_words_and_headings_are_folded_where_there_is_no_room():
 
 
 def test_a_group_stands_once_above_its_entries():
-    entries = [Entry(str(n), [Value("1")], group=g) for n, g in enumerate(["x", "x", "", "x"])]
+    entries = [Labelled(str(n), [Value("1")], group=g) for n, g in enumerate(["x", "x", "", "x"])]
     body = bodies(draw(Table(Head("h"), [Head("v")], entries), 80))[1][0]
     assert body.split("\n") == [" x", "  0  1", "  1  1", " 2   1", " x", "  3  1"]
 
@@ -152,7 +152,7 @@ def any_tables(draw_one):
     heads = draw_one(st.lists(st.builds(Head, names), min_size=1, max_size=9))
     row = st.lists(any_values, min_size=len(heads), max_size=len(heads))
     group = draw_one(st.sampled_from([st.just(""), names]))
-    entries = draw_one(st.lists(st.builds(Entry, names, row, group), max_size=4))
+    entries = draw_one(st.lists(st.builds(Labelled, names, row, group), max_size=4))
     return Table(Head("first"), heads, entries, draw_one(st.sampled_from(["", "Title"])))
 
 
