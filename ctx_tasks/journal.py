@@ -23,7 +23,7 @@ from ctx_tasks.files import cannot_write
 
 Line = dict[str, Any]
 _HEADER = "settings"
-_OPENING = b'{"'
+_OPENINGS = (b'{"', b"{}")
 
 
 class Journal:
@@ -153,8 +153,8 @@ def _require_journal(path: Path) -> None:
     """Nothing is cut off a file that does not begin as a journal, torn or not."""
     if path.is_file():
         with path.open("rb") as file:
-            head = file.read(len(_OPENING))
-        if not _OPENING.startswith(head):
+            head = file.read(2)
+        if not any(opening.startswith(head) for opening in _OPENINGS):
             raise UserError(f"{path} is another kind of file: name a new one, or one of this kind.")
 
 

@@ -321,11 +321,6 @@ def some_folder(path: Path, size: int) -> None:
         (partial / "b").write_bytes(bytes(size))
 
 
-def some_weights(path: Path, size: int) -> None:
-    with whole_file(path) as partial:
-        torch.save(torch.rand(size), partial)
-
-
 def some_tensors(path: Path, size: int) -> None:
     with whole_folder(path) as partial:
         save_file({"x": torch.rand(size)}, partial / "model.safetensors")
@@ -342,7 +337,6 @@ def some_rows(path: Path, size: int) -> None:
     [
         (some_bytes, "file"),
         (some_folder, "folder"),
-        (some_weights, "file"),
         (some_tensors, "folder"),
         (some_rows, "x.jsonl"),
         (some_rows, "x.parquet"),

@@ -416,9 +416,9 @@ def test_a_file_of_the_version_that_closed_torn_lines_is_read(answers, caplog):
 
 def test_two_judges_never_write_one_file(answers):
     path = answers.parent / "verdicts.jsonl"
-    with serve(by_number) as server, VerdictFile(path):
-        with pytest.raises(UserError, match="Another process is writing"):
-            ask(server, answers)
+    refused = pytest.raises(UserError, match="Another process is writing")
+    with serve(by_number) as server, VerdictFile(path), refused:
+        ask(server, answers)
     assert not server.bodies
 
 

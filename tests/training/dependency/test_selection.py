@@ -113,7 +113,7 @@ def test_a_response_without_an_instruction_marks_nothing(tmp_path: Path) -> None
         ({"context_dependency": [0.5, True]}, "holds the score True"),
         (
             {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
-            "content is not text",
+            r"Row 2 .id bad. .columns .* has no `messages` with role and content strings",
         ),
     ],
 )
@@ -123,7 +123,7 @@ def test_scores_that_do_not_fit_name_the_row(
     source = write(tmp_path, row("fine", 0.5), {**row("bad", 0.5, 0.5), **change})
     with pytest.raises(UserError, match=words) as caught:
         select(source, tmp_path / "out.jsonl")
-    assert "Row 1 (id bad)" in str(caught.value)
+    assert "Row 2 (id bad)" in str(caught.value)
     assert not (tmp_path / "out.jsonl").exists()
 
 
