@@ -122,6 +122,8 @@ def require_writable(path: str | Path) -> None:
 def cannot_write(path: Path, error: Exception) -> UserError:
     """The sentence for what keeps `path` from being written."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        said = "a file lies where a folder should be"
     reason = " ".join(said.split())[:200]
     return UserError(f"{path} cannot be written ({reason}); mend that, or name another output.")
 

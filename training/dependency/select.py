@@ -95,7 +95,7 @@ def median(lengths: Counter[int]) -> float | None:
 def turn_scores(row: Row, index: int) -> list[float | None]:
     """The checked scores of a row: one finite number in [0, 1] or null per assistant turn.
 
-    Raises UserError naming the row (`index` from 0) and what is wrong with it.
+    Raises UserError naming the row (`index` from 0, told from 1) and what is wrong with it.
     """
     name = f"Row {index + 1} (id {row.get('id', 'none')})"
     messages = messages_of(row, name)

@@ -527,8 +527,8 @@ def test_one_process_finishes_what_two_began(scored, tmp_path, data, checkpoint)
 def test_a_part_that_is_being_written_is_not_taken(tmp_path):
     parts = Parts(tmp_path / "scored.jsonl")
     parts.claim({"layer": 1})
-    with parts.writer(0) as write, Parts(tmp_path / "scored.jsonl").writer(1):
-        write({"rows": [1]})
+    with parts.writer(0) as part, Parts(tmp_path / "scored.jsonl").writer(1):
+        part.add({"rows": [1]})
         with (
             pytest.raises(UserError, match="Another process is writing"),
             Parts(tmp_path / "scored.jsonl").writer(0),
