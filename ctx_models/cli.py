@@ -69,10 +69,11 @@ def demo(
     from ctx_models.demo import run as demo
     from ctx_models.demo import summary as demo_summary
     from ctx_tasks import tables
+    from ctx_tasks.files import write_text
 
     rows = demo.run(output, demo.FULL if full else demo.QUICK)
     said = demo_summary.sentence(rows)
-    demo.write(output / "table.md", f"{demo_summary.markdown(rows)}\n{said}\n")
+    write_text(output / "table.md", f"{demo_summary.markdown(rows)}\n{said}\n")
     console = tables.terminal()
     tables.show(demo_summary.table(rows), console)
     tables.say(said, console)

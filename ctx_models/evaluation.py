@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import whole_folder
 
 
 def evaluate(
@@ -30,6 +30,7 @@ def evaluate(
     manager: TaskManager,
     chat: bool,
     config: Mapping[str, Any] | None = None,
+    finish: Callable[[Path], object] = lambda folder: None,
     **settings: Any,
 ) -> dict[str, Any] | None:
     """Evaluate and replace `folder` by the harness's results file and its sample files.
@@ -39,6 +40,7 @@ def evaluate(
         model_name, model_args: what the command line would be given.
         chat: with the chat template.
         config: entries added to the results' `config`.
+        finish: told where the files are, before they stand in `folder`; what it adds goes along.
         settings: further arguments of `simple_evaluate` (batch_size, device, limit, ...).
 
     Returns:
@@ -47,8 +49,8 @@ def evaluate(
     Raises:
         UserError: the files cannot be written.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    tracker = EvaluationTracker(output_path=str(temporary / "results.json"))
+    # Where it writes is known when there is something to write.
+    tracker = EvaluationTracker(output_path=str(folder))
     results = simple_evaluate(
         model=model,
         model_args=dict(model_args),
@@ -63,14 +65,14 @@ def evaluate(
     # The harness calls a model that was loaded before "CUSTOM"; the command line has a name for it.
     results["config"]["model"] = tracker.general_config_tracker.model_source = model_name
     results["config"].update(config or {})
-    shutil.rmtree(temporary, ignore_errors=True)
-    _save(tracker, dict(results), temporary, folder)
+    with whole_folder(folder) as staged:
+        _save(tracker, dict(results), staged)
+        finish(staged)
     return dict(results)
 
 
-def _save(
-    tracker: EvaluationTracker, results: dict[str, Any], temporary: Path, folder: Path
-) -> None:
+def _save(tracker: EvaluationTracker, results: dict[str, Any], folder: Path) -> None:
+    tracker.output_path = str(folder / "results.json")
     samples = results["samples"]
     whole = {key: value for key, value in results.items() if key != "samples"}
     tracker.save_results_aggregated(results=whole, samples=samples)
@@ -78,10 +80,8 @@ def _save(
         # The tracker rewrites the samples it is given.
         tracker.save_results_samples(task_name=task, samples=[dict(one) for one in rows])
     # It logs an error where it cannot write, and goes on.
-    if len(list(temporary.glob("*.json*"))) != 1 + len(samples):
+    if len(list(folder.glob("*.json*"))) != 1 + len(samples):
         raise UserError(f"The results could not be written to {folder}; is the disk full?")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ctx_tasks import metrics
 from ctx_tasks.errors import UserError
-from ctx_tasks.files import Record, fetch, listed, read_file, read_files
+from ctx_tasks.rows import Record, fetch, listed, read_file, read_files
 
 if TYPE_CHECKING:
     from datasets import Dataset

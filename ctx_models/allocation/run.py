@@ -8,6 +8,7 @@ ones are measured.
 
 from __future__ import annotations
 
+import base64
 import gc
 import importlib.metadata
 import json
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from lm_eval.utils import simple_parse_args_string
 from tqdm import tqdm
 
@@ -41,6 +41,7 @@ from ctx_models.lm import CtxLM
 from ctx_tasks import nano_world
 from ctx_tasks.arm import split
 from ctx_tasks.errors import UserError
+from ctx_tasks.journal import Journal, Line, read
 from ctx_tasks.needle import task as needle
 
 # The haystack and needles of the bundled models' world.
@@ -191,43 +192,31 @@ def _measured(
     model: _Model, job: Job, folder: Path, what: str, measure: Callable[[CtxLM, Row], np.ndarray]
 ) -> Rows:
     """`measure` of every row, those on disk read and the others appended as they come."""
-    path = folder / f"{job.fingerprint}-{what}.npy"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path.with_suffix(".lock"), timeout=0), path.open("a+b") as file:
-            found = _read(file)
-            if len(found) < len(job.rows):
-                lm = model.arm(job.arm)
-                todo = tqdm(
-                    job.rows[len(found) :],
-                    desc=f"{job.name} {what}",
-                    unit=" prompts",
-                    initial=len(found),
-                    total=len(job.rows),
-                )
-                for row in todo:
-                    found.append(measure(lm, row))
-                    np.save(file, found[-1], allow_pickle=False)
-                    file.flush()
-    except Timeout as error:
-        raise UserError(
-            f"Another process is measuring {job.name} for {folder.parent}: wait for it, or give "
-            "another --output."
-        ) from error
+    path = folder / f"{job.fingerprint}-{what}.jsonl"
+    settings = {"fingerprint": job.fingerprint, "measured": what}
+    with Journal(path, settings) as journal:
+        found = [_array(line) for line in read(path, settings)]
+        if len(found) < len(job.rows):
+            lm = model.arm(job.arm)
+            todo = tqdm(
+                job.rows[len(found) :],
+                desc=f"{job.name} {what}",
+                unit=" prompts",
+                initial=len(found),
+                total=len(job.rows),
+            )
+            for row in todo:
+                found.append(measure(lm, row))
+                journal.add(_line(found[-1]))
     return found
 
 
-def _read(file: Any) -> list[np.ndarray]:
-    """The whole arrays of a file; what a kill left behind them is cut off."""
-    found: list[np.ndarray] = []
-    file.seek(0)
-    whole = 0
-    while True:
-        try:
-            found.append(np.load(file, allow_pickle=False))
-        except (EOFError, ValueError):
-            break
-        whole = file.tell()
-    file.truncate(whole)
-    file.seek(whole)
-    return found
+def _line(array: np.ndarray) -> Line:
+    """An array bit by bit."""
+    data = base64.b64encode(array.tobytes()).decode()
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "base64": data}
+
+
+def _array(line: Line) -> np.ndarray:
+    data = np.frombuffer(base64.b64decode(line["base64"]), dtype=line["dtype"])
+    return data.reshape(line["shape"])

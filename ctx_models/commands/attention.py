@@ -13,6 +13,7 @@ import typer
 
 from ctx_models.commands.output import put
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import require_writable
 
 if TYPE_CHECKING:
     from ctx_models.allocation.shares import Allocation, Line
@@ -68,6 +69,7 @@ def command(
     names = model_args or [""]
     if by_head is not None and len(names) > 1:
         raise UserError("--by-head ranks the heads of one model: give one --model_args.")
+    require_writable(output / "attention.json")
     grid: dict[str, Any] = {"lengths": lengths, "depths": depths}
     grid.update(haystack=haystack, needles=needles)
     if max_length is not None:

@@ -53,10 +53,7 @@ def draw(made: Board, folder: Path, suffix: str) -> list[Path]:
     """
     names = _Names(folder, suffix)
     for name, write in _figures(made):
-        try:
-            write(names.new(name))
-        except OSError as error:
-            raise UserError(f"--output {folder} cannot be written ({error}).") from error
+        write(names.new(name))
     if not names.taken:
         raise UserError(
             "These results have nothing to draw: needle tests, raw beside chat, or steered runs, "

@@ -8,7 +8,6 @@ its own tasks (ten seconds) is left out.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from ctx_tasks import columns
 from ctx_tasks.arm import Arm, Schedule, command
 from ctx_tasks.catalogue import task_folder
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import write_text
 from ctx_tasks.plots import nih_heatmap
 
 # The harness calls these --metadata: cells and questions an arm. Nothing is 20 x 20 and 400.
@@ -142,11 +142,7 @@ def run(
             f"The demo's models are not all there: {', '.join(missing)}; reinstall lm-eval-ctx."
         )
     commands = [entry.command(output, metadata) for entry in ENTRIES]
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        write(output / "commands.txt", "\n".join(commands) + "\n")
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be written ({error}).") from error
+    write_text(output / "commands.txt", "\n".join(commands) + "\n")
     rows = []
     with _one_thread(), tqdm(total=len(ENTRIES), unit=" arms", file=sys.stderr) as bar:
         for checkpoint, entries in groupby(ENTRIES, key=lambda entry: entry.checkpoint):
@@ -195,13 +191,6 @@ def _run_entry(model: CtxLM, entry: Entry, tasks: TaskManager, output: Path) -> 
     assert results is not None
     samples: Samples = results.pop("samples")
     return Row(entry, results, {task: list(rows) for task, rows in samples.items()})
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ fit is run again. Arms of one checkpoint share tokenizer, tasks and metadata, he
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import os
 import sys
@@ -32,6 +31,7 @@ from ctx_models.lm import CtxLM
 from ctx_models.sweep.plan import Cell, Checkpoint, Plan, cells
 from ctx_tasks.catalogue import task_folder, tasks
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import require_writable, sha256
 
 _RECORD = "cell.json"
 _UNBEGUN = "none of the tasks begins an answer; add nih_recall"
@@ -41,7 +41,7 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     """The record of a cell that is complete and was run with these very settings; else None."""
     try:
         record = json.loads((cell.folder / _RECORD).read_text(encoding="utf-8"))
-        whole = all(_hash(cell.folder / n) == digest for n, digest in record["files"].items())
+        whole = all(sha256(cell.folder / n) == digest for n, digest in record["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     found: dict[str, Any] = record
@@ -114,6 +114,7 @@ def run(plan: Plan) -> dict[str, str]:
     Returns:
         One sentence of what went wrong, by cell (see `title`); empty if all is well.
     """
+    require_writable(plan.output / _RECORD)
     planned = cells(plan)
     todo = [cell for cell in planned if finished(cell) is None]
     failed: dict[str, str] = {}
@@ -184,49 +185,36 @@ def _run(model: Any, cell: Cell, manager: TaskManager) -> None:
     if isinstance(model, CtxLM):
         model.set_arm(read_arm(cell.arm))
     start = time.monotonic()
-    staged = cell.folder.with_name(f".{cell.folder.name}.whole")
-    results = evaluate(
+    evaluate(
         model,
-        staged,
+        cell.folder,
         model_name=cell.checkpoint.model,
         model_args=cell.model_args,
         tasks=cell.tasks,
         manager=manager,
         chat=cell.arm.chat,
         config={"checkpoint": cell.checkpoint.name},
+        finish=lambda folder: _finish(cell, folder, time.monotonic() - start),
         batch_size=cell.plan.batch_size,
         limit=cell.plan.limit,
     )
-    if results is not None:
-        _finish(cell, staged, time.monotonic() - start)
 
 
 def _finish(cell: Cell, staged: Path, seconds: float) -> None:
+    """Add the record; what it replaces may hold nothing but what a cell consists of."""
+    if any(not _is_ours(path.name) for path in cell.folder.glob("*")):
+        raise UserError(f"{cell.folder} holds files of others; name another output folder.")
     record = {
         "fingerprint": cell.fingerprint,
         "command": cell.command,
         "seconds": round(seconds, 1),
-        "files": {path.name: _hash(path) for path in sorted(staged.iterdir())},
+        "files": {path.name: sha256(path) for path in sorted(staged.iterdir())},
     }
     (staged / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if cell.folder.exists():
-        _remove(cell.folder)
-    os.replace(staged, cell.folder)
 
 
-def _remove(folder: Path) -> None:
-    """Only what a cell consists of: a user's own file there is not ours to delete."""
-    for path in folder.iterdir():
-        if path.name == _RECORD or path.name.startswith(("results_", "samples_")):
-            path.unlink()
-    try:
-        folder.rmdir()
-    except OSError as error:
-        raise UserError(f"{folder} holds files of others; name another output folder.") from error
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _is_ours(name: str) -> bool:
+    return name == _RECORD or name.startswith(("results_", "samples_"))
 
 
 def _said(error: Exception) -> str:

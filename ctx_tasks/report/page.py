@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -21,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ctx_tasks.columns import is_needle
-from ctx_tasks.errors import UserError
+from ctx_tasks.files import write_text
 from ctx_tasks.leaderboard.board import Board, Row
 from ctx_tasks.leaderboard.curves import curves, samples_reader
 from ctx_tasks.plots import needle_cells
@@ -40,14 +39,7 @@ def write(board: Board, path: Path) -> None:
     Raises:
         UserError: the file cannot be written, or a sample file cannot be read.
     """
-    text = page(board)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}); name another file.") from error
+    write_text(path, page(board))
 
 
 def page(board: Board) -> str:

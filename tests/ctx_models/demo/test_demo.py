@@ -197,7 +197,9 @@ def test_a_missing_checkpoint_is_said_before_anything_runs(tmp_path: Path) -> No
 def test_an_output_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
     output = tmp_path / "taken"
     output.write_text("mine")
-    with pytest.raises(UserError, match="--output .* cannot be written"):
+    with pytest.raises(
+        UserError, match="commands.txt cannot be written .a file lies where a folder should be"
+    ):
         demo.run(output, SMALL)
     assert output.read_text() == "mine"
 
