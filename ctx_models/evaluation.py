@@ -5,9 +5,7 @@ What `ctx-eval demo` and `ctx-eval sweep` share: several arms run on one loaded 
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from lm_eval.tasks import TaskManager
 from ctx_models import logs
 from ctx_tasks import harness
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import whole_folder
 
 
 def evaluate(
@@ -31,6 +30,7 @@ def evaluate(
     chat: bool,
     log: Path,
     config: Mapping[str, Any] | None = None,
+    finish: Callable[[Path], object] = lambda folder: None,
     **settings: Any,
 ) -> dict[str, Any] | None:
     """Evaluate and replace `folder` by the harness's results file and its sample files.
@@ -41,6 +41,7 @@ def evaluate(
         chat: with the chat template.
         log: a file that comes into the folder with the results (see `ctx_models.logs`).
         config: entries added to the results' `config`.
+        finish: told where the files are, before they stand in `folder`; what it adds goes along.
         settings: further arguments of `simple_evaluate` (batch_size, device, limit, ...).
 
     Returns:
@@ -49,8 +50,8 @@ def evaluate(
     Raises:
         UserError: the files cannot be written.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    tracker = EvaluationTracker(output_path=str(temporary / "results.json"))
+    # Where it writes is known when there is something to write.
+    tracker = EvaluationTracker(output_path=str(folder))
     results = simple_evaluate(
         model=model,
         model_args=dict(model_args),
@@ -64,14 +65,15 @@ def evaluate(
         return None
     harness.name_model(tracker, results, model_name)
     results["config"].update(config or {})
-    shutil.rmtree(temporary, ignore_errors=True)
-    _save(tracker, dict(results), temporary, folder, log)
+    with whole_folder(folder) as staged:
+        _save(tracker, dict(results), staged)
+        finish(staged)
+        logs.keep(log, staged)
     return dict(results)
 
 
-def _save(
-    tracker: EvaluationTracker, results: dict[str, Any], temporary: Path, folder: Path, log: Path
-) -> None:
+def _save(tracker: EvaluationTracker, results: dict[str, Any], folder: Path) -> None:
+    tracker.output_path = str(folder / "results.json")
     samples = results["samples"]
     whole = {key: value for key, value in results.items() if key != "samples"}
     tracker.save_results_aggregated(results=whole, samples=samples)
@@ -79,8 +81,5 @@ def _save(
         # The tracker rewrites the samples it is given.
         tracker.save_results_samples(task_name=task, samples=[dict(one) for one in rows])
     # It logs an error where it cannot write, and goes on.
-    if len(list(temporary.glob("*.json*"))) != 1 + len(samples):
+    if len(list(folder.glob("*.json*"))) != 1 + len(samples):
         raise UserError(f"The results could not be written to {folder}; is the disk full?")
-    logs.keep(log, temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from tokenizers import AddedToken
 
+from ctx_tasks.arm import Turns
 from ctx_tasks.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-Turns = Literal["last", "all"]
 Message = Mapping[str, Any]
 INDICATOR = "[IND]"
 

@@ -26,6 +26,7 @@ import torch
 from jinja2.exceptions import TemplateError
 from lm_eval.models.huggingface import HFLM
 
+from ctx_tasks.arm import ARGUMENTS, split
 from ctx_tasks.errors import UserError
 from ctx_tasks.loaded import Loaded, announce
 from ctx_tasks.prompts import WithoutIndicator
@@ -34,7 +35,7 @@ from . import attention, nano
 from .arm import ArmSettings, read_arm
 from .fingerprint import check_cache, checkpoint_fingerprint, short_hash
 from .generation import check_generation
-from .indicator import Turns, check_indicator
+from .indicator import check_indicator
 from .registry import register_model
 from .spans import Rendered, Segment, Segmented, raw, render, tokenize, with_response
 from .steering import steer
@@ -64,14 +65,9 @@ class CtxLM(HFLM):
     Args:
         pretrained: model folder or hub name, or the name of a bundled model (`ctx_models.nano`);
             None for the bundled nano-chat, with a warning.
-        alpha, schedule, steer_generated: see `Steering`.
-        layers: layers to steer, such as "8-15" or "3+5+9" (commas separate model arguments);
-            default all.
-        heads: path of a JSON file {"layer": [heads]}; default all.
-        indicator: token appended to the user turn, such as "[IND]".
-        indicator_turns: "last" (default) or "all" user turns.
-        indicator_strict: False allows an indicator that is not one token of the tokenizer.
-        peft, tokenizer, **kwargs: HFLM's; the adapter's tokenizer is used when it has one.
+        peft, tokenizer: HFLM's; the adapter's tokenizer is used when it has one.
+        kwargs: the settings of an arm (`ctx_tasks.arm.ARGUMENTS`: alpha, schedule, layers,
+            indicator, ...), described at `ctx_tasks.arm.Arm`, and HFLM's.
 
     Raises:
         UserError: any setting out of range, before the model loads where possible.
@@ -80,14 +76,6 @@ class CtxLM(HFLM):
     def __init__(
         self,
         pretrained: str | None = None,
-        alpha: float = 1.0,
-        schedule: str = "constant",
-        steer_generated: bool = True,
-        layers: str | int | list[int] | None = None,
-        heads: str | None = None,
-        indicator: str | None = None,
-        indicator_turns: str = "last",
-        indicator_strict: bool = True,
         peft: str | None = None,
         tokenizer: Any = None,
         **kwargs: Any,
@@ -97,10 +85,8 @@ class CtxLM(HFLM):
         given = pretrained
         if pretrained is None or isinstance(pretrained, str):
             pretrained = nano.resolve(pretrained)
-        self._take(
-            read_arm(alpha, schedule, steer_generated, layers, heads, indicator, indicator_turns)
-        )
-        self.indicator_strict = indicator_strict
+        kwargs, arm = split(kwargs)
+        self._take(read_arm(arm))
         if peft and tokenizer is None and (Path(peft) / "tokenizer_config.json").exists():
             tokenizer = peft
         _check_arguments(kwargs)
@@ -128,22 +114,20 @@ class CtxLM(HFLM):
         self._user_mask: torch.Tensor | None = None
         self._probing = False
 
-    def _take(self, arm: ArmSettings) -> None:
+    def _take(self, settings: ArmSettings) -> None:
         """Note the settings of an arm and forget what was noted under another."""
-        self.steering = arm.steering
-        self.indicator = arm.indicator
-        self.indicator_turns: Turns = arm.indicator_turns
+        self.arm, self.steering = settings.arm, settings.steering
         self._row_masks: dict[bytes, np.ndarray] = {}
         self._templated = False
         self._paths: set[str] = set()
 
-    def set_arm(self, arm: ArmSettings) -> None:
-        """Make this loaded model the one that the arguments of `arm` would have loaded.
+    def set_arm(self, settings: ArmSettings) -> None:
+        """Make this loaded model the one that the arguments of an arm would have loaded.
 
         Raises:
             UserError: an indicator that the tokenizer, or steering that the model does not take.
         """
-        self._take(arm)
+        self._take(settings)
         self._check_indicator()
         if self.steering.active:
             self._check_model()
@@ -154,8 +138,8 @@ class CtxLM(HFLM):
         self._check_indicator()
 
     def _check_indicator(self) -> None:
-        if self.indicator is not None:
-            check_indicator(self.tokenizer, self.indicator, strict=self.indicator_strict)
+        if self.arm.indicator is not None:
+            check_indicator(self.tokenizer, self.arm.indicator, strict=self.arm.indicator_strict)
 
     def _create_model(self, *args: Any, **kwargs: Any) -> None:
         """HFLM ties the weights again after loading; an adapter's trained token rows forbid it.
@@ -182,7 +166,7 @@ class CtxLM(HFLM):
     @property
     def _segmented(self) -> bool:
         """Whether anything here needs to know which tokens are the user's."""
-        return self.steering.active or self.indicator is not None
+        return self.steering.active or self.arm.indicator is not None
 
     # ---- prompts -------------------------------------------------------------------------------
 
@@ -210,7 +194,7 @@ class CtxLM(HFLM):
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
             indicator=self._indicator_for([message["content"] for message in messages]),
-            indicator_turns=self.indicator_turns,
+            indicator_turns=self.arm.indicator_turns,
             template_args=self.chat_template_args,
         )
 
@@ -228,7 +212,7 @@ class CtxLM(HFLM):
     def _indicator_for(self, texts: list[str]) -> str | None:
         """The indicator, unless the task (MT-Bench) wants its prompts without it."""
         unwanted = any(isinstance(text, WithoutIndicator) for text in texts)
-        return None if unwanted else self.indicator
+        return None if unwanted else self.arm.indicator
 
     def _tokens(self, rendered: Rendered) -> Segmented:
         return tokenize(self.tokenizer, rendered, add_special_tokens=self.add_bos_token)
@@ -359,8 +343,7 @@ class CtxLM(HFLM):
         template = self.tokenizer.chat_template if self._templated else None
         return {
             **self.steering.record(),
-            "indicator": self.indicator,
-            "indicator_turns": self.indicator_turns if self.indicator else None,
+            **self.arm.marks,
             "chat_template": None if template is None else short_hash(str(template)),
             "chat_template_args": self.chat_template_args,
         }
@@ -378,7 +361,7 @@ class CtxLM(HFLM):
         name = super().tokenizer_name
         if not self._segmented:
             return name
-        marks = [self.indicator, self.indicator_turns, str(self.tokenizer.chat_template)]
+        marks = [*self.arm.marks.values(), str(self.tokenizer.chat_template)]
         return f"{name}__ctx_{short_hash(json.dumps(marks))}"
 
     def set_cache_hook(self, cache_hook: Any) -> None:
@@ -393,7 +376,7 @@ class CtxLM(HFLM):
         super().set_cache_hook(cache_hook)
 
 
-_OWN_ARGUMENTS = [name for name in signature(CtxLM.__init__).parameters if name != "kwargs"]
+_OWN_ARGUMENTS = [*ARGUMENTS, *signature(CtxLM.__init__).parameters]
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def progress(total: int, unit: str) -> Iterator[tuple[tqdm[Any], Say]]:
 
 
 @contextmanager
-def recorded(path: Path | None, say: Say) -> Iterator[None]:
+def recorded(path: Path | None = None, say: Say = lambda _: None) -> Iterator[None]:
     """Inside, stderr and all log records go to a file; warnings also, in one line each, to `say`.
 
     The file descriptor too: the harness asks git for a commit, and git says so where there is none.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +24,7 @@ from lm_eval.tasks import TaskManager
 
 from ctx_tasks import harness
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import require_writable, write_text
 from ctx_tasks.results import Run, TaskResult, read_documents
 
 _SPLIT = "saved"
@@ -83,6 +83,7 @@ def rescore(run: Run) -> list[Rescored]:
     saved = {name: r for name, r in run.tasks.items() if r.samples_file is not None}
     if not saved:
         raise UserError(f"{run.path} has no samples; a run with --log_samples can be rescored.")
+    require_writable(run.path)
     lines = {name: list(read_documents(result)) for name, result in saved.items()}
     manager = harness.task_manager(list(lines))
     found = simple_evaluate(
@@ -130,10 +131,10 @@ def _write(
             json.dumps(_line(row, new), ensure_ascii=False) + "\n"
             for row, new in zip(rows, sorted(scored, key=lambda s: s["doc_id"]), strict=True)
         )
-        _put(run.path.with_name(f"samples_{name}_{stamp}.jsonl"), text)
+        write_text(run.path.with_name(f"samples_{name}_{stamp}.jsonl"), text)
     path = run.path.with_name(f"results_{stamp}.json")
     content = _content(run, saved, found, now.timestamp())
-    _put(path, json.dumps(content, indent=2, ensure_ascii=False, default=str))
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=str))
     return path
 
 
@@ -162,9 +163,3 @@ def _content(run: Run, saved: dict[str, TaskResult], found: Any, date: float) ->
         "versions_before": before,
     }
     return {**content, "date": date}
-
-
-def _put(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -32,7 +32,8 @@ import jinja2
 import numpy as np
 
 from ctx_models.control_tokens import PRIVATE_USE, Content, Encoded, encode, overlapping
-from ctx_models.indicator import Message, Turns, append_indicator, indicator_turns
+from ctx_models.indicator import Message, append_indicator, indicator_turns
+from ctx_tasks.arm import Turns
 from ctx_tasks.errors import UserError
 
 

@@ -17,16 +17,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from transformers import PreTrainedModel
 
+from ctx_tasks.arm import Schedule
 from ctx_tasks.errors import UserError
 
 from .attention import Control, controlled, require_softmax_attention
-
-Schedule = Literal["constant", "compound"]
 
 
 @dataclass(frozen=True)

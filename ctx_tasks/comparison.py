@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ctx_tasks import settings
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import Run, Samples, TaskResult, read_documents, read_samples
 from ctx_tasks.statistics import Difference, holm, mcnemar, paired_changes, paired_difference
@@ -176,28 +177,11 @@ def differing(a: Run, b: Run, task: str, force: bool = False) -> str:
         UserError: there is one, and not `force`; says both values.
     """
     first, second = a.tasks[task].settings, b.tasks[task].settings
-    names = [name for name in first if first[name] != second.get(name)]
+    names = settings.differing(first, second)
     if names and not force:
-        one, two = parts(first[names[0]], second[names[0]])
-        raise UserError(
-            f"{task}: {names[0]} is {plain(one)} in {a.path} but {plain(two)} in {b.path}; run "
-            "them alike, or compare them all the same with a mark (--force)."
-        )
+        values = (first[names[0]], a.path), (second[names[0]], b.path)
+        raise settings.refusal(task, names[0], *values, "compare them all the same with a mark")
     return ", ".join(names)
-
-
-def plain(value: Any, most: int = 120) -> str:
-    """A setting as short text."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return text if len(text) <= most else text[:most] + "…"
-
-
-def parts(a: Any, b: Any) -> tuple[Any, Any]:
-    """Of two mappings only the entries that differ; other values as they are."""
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return a, b
-    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
-    return {key: a.get(key) for key in keys}, {key: b.get(key) for key in keys}
 
 
 def one_run(runs: Sequence[Run], named: str) -> Run:

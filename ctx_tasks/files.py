@@ -1,179 +1,255 @@
-"""Local files and URLs -> raw records, one dictionary at a time, each with where it was found.
+"""Files that appear whole, or not at all.
 
-What is read: JSON lines, one JSON document (an object, or a list of objects) and parquet; told
-apart by their first bytes, so a name's suffix does not matter. JSON lines and parquet are streamed.
-Nothing is executed or unpickled. Compressed files are not read: unpack them first.
+`NAME` is written as the hidden `.NAME.partial` beside it and renamed once its bytes are on the
+disk: a process killed at any moment leaves the old or the new. What it leaves besides, the next
+writer empties. While it is written the partial is locked, and a second writer refused. Whatever
+keeps a file from being written (no such folder, no permission, a full disk) is one `UserError`.
+
+A folder that replaces another is swapped with it in one system call, on Linux. Where the system
+cannot, neither stands there between two renames; on file systems without locks, two writers of one
+file meet in its partial.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import ctypes
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ctx_tasks.errors import UserError
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
-_LINES = (".jsonl", ".ndjson")
-_PARQUET_MAGIC = b"PAR1"
+logger = logging.getLogger(__name__)
+
+# What is wrong with the place, and not with what was to be written there.
+_PLACE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+_FULL = os.strerror(errno.ENOSPC)
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
-class Record(NamedTuple):
-    """A raw dictionary and where it stands ("dev.jsonl, line 3"), for messages."""
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file whole; what UTF-8 cannot hold (half an emoji) becomes `?`."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="replace", newline="\n")
 
-    where: str
-    value: dict[str, Any]
 
-
-def read_files(files: Any, option: str) -> Iterator[Record]:
-    """Yield every record of `files`: a path, a folder, an http(s) URL, or a list of these.
-
-    Args:
-        files: as the user gave it. A folder stands for its files with one of `SUFFIXES`, by name.
-        option: what the user wrote it under, such as "squad_files", for messages.
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """An empty file to write to; it becomes `path` on success and is removed on an error.
 
     Raises:
-        UserError: a path that does not exist, a URL that cannot be fetched, a file that is neither
-            UTF-8 JSON nor parquet; for malformed JSON the message has file and line number.
+        UserError: `path` cannot be written, or another process is writing it.
     """
-    for name in listed(files, option):
-        for path in _local_paths(name, option):
-            yield from read_file(path, name if _is_url(name) else str(path))
+    path = Path(path)
+    with _partial(path, Path.touch) as partial:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no regular file; name another output.")
+        os.truncate(partial, 0)
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+        _sync(path.parent)
 
 
-def listed(files: Any, option: str) -> list[str]:
-    """`files` as a non-empty list of strings (paths or URLs); `UserError` for anything else."""
-    names = files if isinstance(files, list | tuple) else [files]
-    if not names or not all(isinstance(name, str | Path) and str(name) for name in names):
-        raise UserError(
-            f"{option} must be a path, a URL or a list of these, but got {files!r}; "
-            f'for example --metadata \'{{"{option}": "dev.jsonl"}}\'.'
-        )
-    return [str(name) for name in names]
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """An empty folder to write to; it takes the place of `path` on success, and of all in it.
+
+    Raises:
+        UserError: as `whole_file`.
+    """
+    path = Path(path)
+    with _partial(path, lambda partial: partial.mkdir(exist_ok=True)) as partial:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is no folder; name another output.")
+        for left in partial.iterdir():
+            _remove(left)
+        yield partial
+        for inside in (*partial.rglob("*"), partial):
+            _sync(inside)
+        _put(partial, path)
+        _sync(path.parent)
 
 
-def read_file(path: Path, name: str) -> Iterator[Record]:
-    """Yield the records of one local file; `name` is what messages call it."""
+def move_into(folder: Path, staged: Path) -> None:
+    """Move what was written to the folder `staged` into `folder`, each file whole."""
     try:
-        with path.open("rb") as head:
-            is_parquet = head.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
-        yield from _read_parquet(path, name) if is_parquet else _read_json(path, name)
-    except (UnicodeDecodeError, pa.ArrowException) as error:
-        raise UserError(
-            f"{name} is neither UTF-8 JSON nor parquet ({error}); unpack or convert it first."
-        ) from error
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(staged.iterdir()):
+            _sync(path)
+            os.replace(path, folder / path.name)
+        _sync(folder)
     except OSError as error:
-        raise UserError(f"{name} cannot be read ({error}); check the file.") from error
+        raise cannot_write(folder, error) from error
 
 
-def _is_url(name: str) -> bool:
-    return name.startswith(("http://", "https://"))
+def require_writable(path: str | Path) -> None:
+    """Raise `UserError` unless a file `path` could be made now; leaves nothing behind.
 
-
-def _local_paths(name: str, option: str) -> list[Path]:
-    if _is_url(name):
-        return [fetch(name, option)]
-    path = Path(name).expanduser()
-    if not path.exists():
-        raise UserError(f"{option} names {name}, which does not exist; check the path.")
-    if not path.is_dir():
-        return [path]
-    inside = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
-    if not inside:
-        raise UserError(
-            f"{option} names the folder {name}, which holds no file ending in "
-            f"{', '.join(SUFFIXES)}; name a folder or file that has data."
-        )
-    return inside
-
-
-def fetch(url: str, option: str) -> Path:
-    """Download `url` into the `datasets` cache (or find it there) and return the local path."""
-    from datasets import DownloadManager
-
+    For the start of what takes long: the folders above it need not be there yet.
+    """
+    path = Path(path)
     try:
-        return Path(DownloadManager().download(url))
-    # The HTTP stack below raises errors of several libraries; all of them mean: no file.
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=above) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: Exception) -> UserError:
+    """The sentence for what keeps `path` from being written."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        said = "a file lies where a folder should be"
+    reason = " ".join(said.split())[:200]
+    return UserError(f"{path} cannot be written ({reason}); mend that, or name another output.")
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _partial(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+    """The hidden `.NAME.partial` beside `path`, locked; removed on an error."""
+    partial = path.with_name(f".{path.name}.partial")
+    with _sentence(path, partial):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _lock(partial, make)
+        try:
+            yield partial
+        except BaseException:
+            _remove(partial)
+            raise
+        finally:
+            os.close(lock)
+
+
+def _lock(partial: Path, make: Callable[[Path], object]) -> int:
+    """A descriptor that holds the lock on `partial`, made where there is none."""
+    while True:
+        make(partial)
+        with suppress(FileNotFoundError):
+            descriptor = _locked(partial)
+            # Else another writer has renamed its partial, and we hold what is no longer one.
+            if os.path.samestat(os.fstat(descriptor), partial.stat()):
+                return descriptor
+            os.close(descriptor)
+
+
+def _locked(partial: Path) -> int:
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(
+            f"Another process is writing {partial}; wait until it is done, or name another output."
+        ) from None
+    except OSError as error:
+        # Some clusters' file systems have no locks.
+        logger.debug("%s cannot be locked: %s", partial, error)
+    return descriptor
+
+
+@contextmanager
+def _sentence(path: Path, partial: Path) -> Iterator[None]:
+    """One `UserError` for whatever keeps `path` from being written, in the body too."""
+    try:
+        yield
     except Exception as error:
-        raise UserError(
-            f"{url} could not be downloaded ({type(error).__name__}); pass a local copy with "
-            f'--metadata \'{{"{option}": "PATH"}}\'.'
-        ) from error
+        if _is_of_place(error, path, partial):
+            raise cannot_write(path, error) from error
+        raise
 
 
-def _read_parquet(path: Path, name: str) -> Iterator[Record]:
-    row = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1000):
-            for value in batch.to_pylist():
-                row += 1
-                yield Record(f"{name}, row {row}", value)
-
-
-def _read_json(path: Path, name: str) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig") as file:
-        number, first = _next_line(file, 0)
-        if first is None:
-            return
-        if not _is_json(first) and not name.endswith(_LINES):
-            file.seek(0)
-            yield from _records(_parse(file.read(), name, 1), name)
-            return
-        value = _parse(first, name, number)
-        after, second = _next_line(file, number)
-        if second is None:
-            yield from _records(value, name)
-            return
-        yield _record(value, f"{name}, line {number}")
-        while second is not None:
-            yield _record(_parse(second, name, after), f"{name}, line {after}")
-            after, second = _next_line(file, after)
-
-
-def _next_line(file: TextIO, number: int) -> tuple[int, str | None]:
-    """The next line that is not blank and its number (from 1), or None at the end."""
-    for line in iter(file.readline, ""):
-        number += 1
-        if line.strip():
-            return number, line
-    return number, None
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _parse(text: str, name: str, first_line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise UserError(
-            f"{name}, line {line} is not valid JSON ({error.msg}, column {error.colno}); "
-            f"correct or remove it."
-        ) from error
-
-
-def _records(value: Any, name: str) -> Iterator[Record]:
-    if not isinstance(value, list):
-        yield _record(value, name)
-        return
-    for index, item in enumerate(value, start=1):
-        yield _record(item, f"{name}, item {index}")
-
-
-def _record(value: Any, where: str) -> Record:
-    if not isinstance(value, dict):
-        raise UserError(
-            f"{where} is a JSON {type(value).__name__}, but a row must be an object with named "
-            f"columns; correct the file."
+def _is_of_place(error: Exception, path: Path, partial: Path) -> bool:
+    """Whether the place is to blame; an input that cannot be read names another file."""
+    if isinstance(error, OSError) and error.filename is not None:
+        named = Path(os.fsdecode(error.filename))
+        return error.errno in _PLACE and (
+            named.is_relative_to(partial) or path.is_relative_to(named)
         )
-    return Record(where, value)
+    # Libraries tell of a full disk in errors of their own.
+    return getattr(error, "errno", None) in _PLACE or _FULL in str(error)
+
+
+def _put(partial: Path, path: Path) -> None:
+    """Rename a folder to `path`, and remove what was there."""
+    if not path.exists():
+        os.replace(partial, path)
+        return
+    # What was there becomes the partial, which no one shall write to before it is gone.
+    lock = _locked(path)
+    try:
+        if not _exchange(partial, path):
+            _put_in_two_steps(partial, path)
+        _remove(partial)
+    finally:
+        os.close(lock)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders in one step; False where the system cannot."""
+    try:
+        swap = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError):
+        return False
+    names = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
+    return bool(swap(*names, _RENAME_EXCHANGE) == 0)
+
+
+def _put_in_two_steps(partial: Path, path: Path) -> None:
+    old = path.with_name(f".{path.name}.old")
+    _remove(old)
+    os.replace(path, old)
+    os.replace(partial, path)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Have what was written to a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        # Some file systems cannot sync a folder.
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)

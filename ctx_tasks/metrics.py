@@ -6,6 +6,7 @@ evaluation script (ASCII punctuation deleted, not replaced by a space). Divergen
   an output that is that very reference matches it (`contains`).
 - DROP: the paper says "any reference", its code looks at one answer only; `contains_all` and
   `contains_released` are the two readings.
+- What is no answer (`is_empty`, `is_dangling`) is ours: the paper counts it as a wrong one.
 All functions are pure and look at text only, never at what produced it.
 """
 
@@ -23,6 +24,9 @@ SENTENCE_END = ". "
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _DASHES_AND_SLASHES = re.compile(r"[-/‐‑‒–—―]")
+# A colon and, up to the end, no word; the number of a list's first item, which the sentence cut
+# leaves of "1. Paris", is none.
+_DANGLING = re.compile(r"[:\uff1a](?:[^\w:\uff1a]|_)*(?:(?<=\n)1[.)]?\s*)?$")
 # Scripts written without spaces: every character counts as a word of its own.
 _UNSPACED_SCRIPT = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -82,6 +86,16 @@ def contains_all(
     return any(_has_every(prediction, spans, found) for spans in _listed("answers", answers))
 
 
+def contains_verbatim(prediction: str, answers: Sequence[Sequence[str]]) -> bool:
+    """Whether some answer has all of its spans in the prediction as written, but for case.
+
+    The rule behind the tables of the paper's first version (SQuAD, QuAC): punctuation, articles and
+    white space count, so a reference that ends in a period is lost where the sentence is cut.
+    """
+    written = prediction.lower()
+    return any(_has_every(written, [span.lower() for span in spans], _within) for spans in answers)
+
+
 def contains_released(prediction: str, answers: Sequence[Sequence[str]]) -> bool:
     """The released code's DROP rule: any span of the first answer, verbatim, case included.
 
@@ -89,6 +103,31 @@ def contains_released(prediction: str, answers: Sequence[Sequence[str]]) -> bool
     enough.
     """
     return bool(answers) and any(span != "" and span in prediction for span in answers[0])
+
+
+def is_empty(answer: str) -> bool:
+    """Whether `answer` has no word: neither letter nor digit of any script."""
+    return not _words(answer)
+
+
+def is_dangling(answer: str) -> bool:
+    """Whether `answer` has words but ends where it should begin: a colon, and no word after it.
+
+    "The answer is:" and "A:\\n\\n**" dangle; "Answer: Paris" does not. An answer that holds the
+    reference can look like this too ("Paris:"): the caller asks only about those that do not.
+    """
+    return not is_empty(answer) and _DANGLING.search(answer) is not None
+
+
+def unanswered(answer: str, *, answered: bool) -> dict[str, float]:
+    """`empty`: `answer` says nothing, no word or `dangling`; `dangling`: it ends at a colon.
+
+    Args:
+        answered: it holds the reference (or a part of it), so it says something whatever its shape.
+    """
+    dangling = not answered and is_dangling(answer)
+    empty = dangling or (not answered and is_empty(answer))
+    return {"empty": float(empty), "dangling": float(dangling)}
 
 
 def first_sentence(text: str) -> str:
@@ -116,6 +155,10 @@ def _contained_as_words(prediction: str, reference: str) -> bool:
     if not _contained(prediction, reference):
         return False
     return _has_run(_separated(prediction), wanted) if wanted else True
+
+
+def _within(prediction: str, span: str) -> bool:
+    return span in prediction
 
 
 def _separated(text: str) -> list[str]:

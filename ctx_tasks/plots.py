@@ -7,7 +7,6 @@ scale, 0 to 1, for every figure, so that figures can be compared. No display is 
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,13 +18,14 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import whole_file
 from ctx_tasks.leaderboard.curves import Curve
 from ctx_tasks.statistics import Difference
 
 SUFFIXES = (".png", ".svg")
 _MISSING = "lightgrey"
 _BAR = "#1d4fa5"
-# Colour (told apart with any colour vision) and marker of each of `curves.LINES`.
+# Colour (told apart with any colour vision) and marker of each of `columns.LINES`.
 _LINES = {
     "NIH recall": ("#0069a8", "o"),
     "SQuAD, QuAC": ("#b84a00", "s"),
@@ -177,10 +177,7 @@ def _ticks(values: list[int]) -> tuple[list[int], list[str]]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all; equal figures write equal files."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
     # Without a date, and with ids that are not drawn at random, the file depends on the data alone.
     dateless = {"Date": None} if path.suffix == ".svg" else {}
-    with rc_context({"svg.hashsalt": "ctx"}):
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=dateless)
-    os.replace(temporary, path)
+    with whole_file(path) as partial, rc_context({"svg.hashsalt": "ctx"}):
+        figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata=dateless)

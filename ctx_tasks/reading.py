@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ctx_tasks import metrics
 from ctx_tasks.errors import UserError
-from ctx_tasks.files import Record, fetch, listed, read_file, read_files
+from ctx_tasks.rows import Record, fetch, listed, read_file, read_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -102,12 +102,14 @@ def drop(
 
 
 def squad_scores(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """`contains`, `contains_words` and `score` (= contains) of one output, each 0.0 or 1.0."""
+    """The scores of one output, each 0.0 or 1.0, of what stands before its first ". ".
+
+    `contains`, `contains_words`, `contains_verbatim`, `score` (= contains), and `empty` with its
+    part `dangling`, which are never 1 where the answer holds a reference.
+    """
     prediction = metrics.first_sentence(results[0])
-    references = doc["references"]
-    contained = float(metrics.contains_all(prediction, references))
-    words = float(metrics.contains_all(prediction, references, whole_words=True))
-    return {"contains": contained, "contains_words": words, "score": contained}
+    verbatim = metrics.contains_verbatim(prediction, doc["references"])
+    return {**_scores(doc, prediction), "contains_verbatim": float(verbatim)}
 
 
 def quac_scores(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
@@ -123,9 +125,21 @@ def quac_scores(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
 
 
 def drop_scores(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """As `squad_scores`, with `contains_released` (the released code's rule)."""
-    released = metrics.contains_released(metrics.first_sentence(results[0]), doc["references"])
-    return {**squad_scores(doc, results), "contains_released": float(released)}
+    """As `squad_scores`, but the published rule is `contains_released`, not `contains_verbatim`."""
+    prediction = metrics.first_sentence(results[0])
+    released = metrics.contains_released(prediction, doc["references"])
+    return {**_scores(doc, prediction), "contains_released": float(released)}
+
+
+def _scores(doc: dict[str, Any], prediction: str) -> dict[str, float]:
+    contained = metrics.contains_all(prediction, doc["references"])
+    words = metrics.contains_all(prediction, doc["references"], whole_words=True)
+    return {
+        "contains": float(contained),
+        "contains_words": float(words),
+        "score": float(contained),
+        **metrics.unanswered(prediction, answered=contained),
+    }
 
 
 def documents(benchmark: Benchmark, records: Iterable[Record]) -> Iterator[Document]:

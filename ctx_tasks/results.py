@@ -21,23 +21,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ctx_tasks.arm import Arm, identity
 from ctx_tasks.errors import UserError
+from ctx_tasks.settings import settings
 
 logger = logging.getLogger(__name__)
 
 # The metric that stands for a task, in order of preference; otherwise its first.
 PRIMARY = ("score", "rating", "recall", "contains", "acc")
-# How an evaluation is run, not what is evaluated.
-EXECUTION = {
-    *("device", "batch_size", "max_batch_size", "parallelize", "trust_remote_code", "tokenizer"),
-    *("attn_implementation", "device_map", "num_concurrent", "max_retries", "timeout"),
-}
-_ARM_ARGUMENTS = {
-    *("alpha", "schedule", "steer_generated", "layers", "heads"),
-    *("indicator", "indicator_turns", "indicator_strict"),
-}
-# Where data came from and how it was measured out differ between equal data.
-_NO_DATA = {"source", "tokenizer", "window"}
 
 
 @dataclass(frozen=True)
@@ -74,38 +65,6 @@ class TaskResult:
     def primary(self) -> str:
         """The metric that stands for the task."""
         return next((name for name in PRIMARY if name in self.metrics), next(iter(self.metrics)))
-
-
-@dataclass(frozen=True)
-class Arm:
-    """How a checkpoint was run. `layers` and `heads` are as recorded; None means all."""
-
-    chat: bool = True
-    prefix: bool = False
-    alpha: float = 1.0
-    schedule: str = "constant"
-    steer_generated: bool = True
-    layers: str | None = None
-    heads: str | None = None
-    indicator: str | None = None
-    indicator_turns: str | None = None
-
-    @property
-    def name(self) -> str:
-        """For people: "raw", "chat, prefix", "chat, α 0.9 compound", "chat, [IND]"."""
-        parts = ["chat" if self.chat else "raw"]
-        parts += ["prefix"] if self.prefix else []
-        parts += [self._steering()] if self.alpha != 1 else []
-        parts += [self.indicator] if self.indicator else []
-        parts += ["on all turns"] if self.indicator and self.indicator_turns == "all" else []
-        return ", ".join(parts)
-
-    def _steering(self) -> str:
-        words = [f"α {self.alpha:g} {self.schedule}"]
-        words += [] if self.steer_generated else ["prompt only"]
-        words += [f"layers {self.layers}"] if self.layers else []
-        words += [f"heads {self.heads}"] if self.heads else []
-        return " ".join(words)
 
 
 @dataclass(frozen=True)
@@ -268,9 +227,10 @@ def _runs(path: Path, content: dict[str, Any]) -> list[Run]:
     if not tasks:
         logger.warning("%s holds answers without scores (yet) and is left out.", path)
         return []
-    arm = _arm(content, config)
+    arm = Arm.recorded(content)
     name = str(config.get("checkpoint") or content.get("model_name") or config.get("model"))
-    run = Run(path, name, _checkpoint(arguments), arm, _date(content), tasks, config)
+    checkpoint = json.dumps(identity(arguments), sort_keys=True, default=str)
+    run = Run(path, name, checkpoint, arm, _date(content), tasks, config)
     begun = {name for name in tasks if _has_prefix(content, name)}
     halves = [(False, tasks.keys() - begun), (True, begun)]
     return [
@@ -293,40 +253,8 @@ def _arguments(given: Any) -> dict[str, Any]:
     return dict(given or {})
 
 
-def _checkpoint(arguments: Mapping[str, Any]) -> str:
-    kept = {k: v for k, v in arguments.items() if k not in EXECUTION | _ARM_ARGUMENTS}
-    return json.dumps(kept, sort_keys=True, default=str)
-
-
 def _date(content: Mapping[str, Any]) -> float:
     return float(content.get("date") or 0.0)
-
-
-def _arm(content: Mapping[str, Any], config: Mapping[str, Any]) -> Arm:
-    ours = config.get("ctx") or {}
-    # Chat endpoints take messages and apply their template out of the harness's sight.
-    chat = bool(content.get("chat_template_sha")) or "chat-completions" in str(config.get("model"))
-    arm = Arm(
-        chat=chat,
-        indicator=_plain(ours.get("indicator")),
-        indicator_turns=_plain(ours.get("indicator_turns")),
-    )
-    alpha = float(ours.get("alpha", 1.0))
-    # Without steering its settings do nothing.
-    return arm if alpha == 1 else replace(arm, alpha=alpha, **_steering(ours))
-
-
-def _steering(ours: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "schedule": str(ours.get("schedule", "constant")),
-        "steer_generated": bool(ours.get("steer_generated", True)),
-        "layers": _plain(ours.get("layers")),
-        "heads": _plain(ours.get("heads")),
-    }
-
-
-def _plain(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _task(path: Path, content: dict[str, Any], name: str) -> TaskResult:
@@ -350,7 +278,7 @@ def _task(path: Path, content: dict[str, Any], name: str) -> TaskResult:
         int(count),
         metrics,
         chosen,
-        _settings(content, name),
+        settings(content, name),
         samples if samples.is_file() and samples != path else None,
         members,
     )
@@ -363,36 +291,6 @@ def _is_number(value: Any) -> bool:
 def _error(found: Mapping[str, Any], metric: str, used: str) -> float | None:
     error = found.get(f"{metric}_stderr,{used}")
     return float(error) if _is_number(error) and math.isfinite(float(error)) else None  # type: ignore[arg-type]
-
-
-def _settings(content: Mapping[str, Any], task: str) -> dict[str, Any]:
-    config, used = content["config"], content.get("configs", {}).get(task, {})
-    shots = content.get("n-shot", {}).get(task, 0)
-    seen = used.get("metadata", {}).get("data_used") or {}
-    return {
-        "task version": content.get("versions", {}).get(task),
-        "chat template": content.get("chat_template_sha"),
-        "system prompt": content.get("system_instruction_sha"),
-        "few-shot": [shots, config.get("fewshot_seed")] if shots else 0,
-        "limit": config.get("limit"),
-        "generation settings": {
-            **(used.get("generation_kwargs") or {}),
-            **(config.get("gen_kwargs") or {}),
-            "repeats": used.get("repeats", 1),
-        },
-        # MT-Bench leaves the arm's indicator out unless told otherwise.
-        "indicator kept": (used.get("metadata") or {}).get("mt_bench_indicator"),
-        "data": _data(used, seen),
-        "haystack": seen.get("sha256") if "lengths" in seen else None,
-    }
-
-
-def _data(used: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
-    """What our loaders recorded; of other tasks, the names of data set and split."""
-    if seen:
-        return {key: value for key, value in seen.items() if key not in _NO_DATA}
-    names = ("dataset_path", "dataset_name", "dataset_kwargs", "test_split", "validation_split")
-    return {name: used[name] for name in names if used.get(name)}
 
 
 def _newest(runs: Sequence[Run]) -> list[Run]:

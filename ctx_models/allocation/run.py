@@ -8,6 +8,7 @@ ones are measured.
 
 from __future__ import annotations
 
+import base64
 import gc
 import importlib.metadata
 import json
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ctx_models import nano
@@ -33,19 +33,18 @@ from ctx_models.allocation.shares import (
     needle_shares,
     prompt_shares,
 )
-from ctx_models.arm import ArmSettings, read_arm
+from ctx_models.arm import ArmSettings, check_tokenizer, read_arm
+from ctx_models.checkpoint import source, tokenizer_of
 from ctx_models.fingerprint import checkpoint_fingerprint, short_hash
-from ctx_models.indicator import check_indicator
 from ctx_models.lm import CtxLM
-from ctx_models.sweep.plan import ARM_ARGUMENTS
 from ctx_tasks import harness, nano_world
+from ctx_tasks.arm import split
 from ctx_tasks.errors import UserError
+from ctx_tasks.journal import Journal, Line, read
 from ctx_tasks.needle import task as needle
-from ctx_tasks.needle.inputs import load_tokenizer
 
 # The haystack and needles of the bundled models' world.
 NANO = "nano"
-_TOKENIZER_ARGUMENTS = ("revision", "trust_remote_code", "subfolder", "gguf_file")
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Job:
         content = {
             "checkpoint": checkpoint_fingerprint(loads["pretrained"], *identity),
             "arguments": loads,
-            "arm": [self.arm.steering.record(), self.arm.indicator, self.arm.indicator_turns],
+            "arm": [self.arm.steering.record(), self.arm.arm.marks],
             "rows": self.rows,
             "template": self.template,
             "versions": [importlib.metadata.version(n) for n in ("lm-eval-ctx", "transformers")],
@@ -104,32 +103,23 @@ def _job(
     device: str | None,
     made: dict[str, tuple[list[Row], dict[str, Any]]],
 ) -> Job:
-    given = harness.read_arguments(arguments)
-    arm = read_arm(**{key: given.pop(key) for key in ARM_ARGUMENTS if key in given})
+    given, arm = split(harness.read_arguments(arguments))
+    settings = read_arm(arm)
     given["pretrained"] = nano.resolve(given.get("pretrained"))
     if device:
         given["device"] = device
-    source = {key: given[key] for key in _TOKENIZER_ARGUMENTS if key in given}
-    tokenizer = load_tokenizer(given["pretrained"], _tokenizer_name(given), **source)
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"{arguments}: this tokenizer has no chat template to compare with; give a chat model, "
-            "or tokenizer=FOLDER with one."
-        )
-    if arm.indicator is not None:
-        check_indicator(tokenizer, arm.indicator, strict=given.get("indicator_strict", True))
+    tokenizer = tokenizer_of(given)
+    try:
+        check_tokenizer(arm, tokenizer)
+    except UserError as error:
+        raise UserError(f"{arguments}: {error}") from error
     key = json.dumps(given, sort_keys=True, default=str)
     if key not in made:
-        made[key] = _prompts(pretrained=given["pretrained"], tokenizer=tokenizer, **source, **grid)
+        made[key] = _prompts(
+            pretrained=given["pretrained"], tokenizer=tokenizer, **source(given), **grid
+        )
     name = arguments or f"pretrained={nano.DEFAULT}"
-    return Job(name, given, arm, *made[key], str(tokenizer.chat_template))
-
-
-def _tokenizer_name(given: dict[str, Any]) -> str | None:
-    """The tokenizer that `CtxLM` would take: an adapter's own where it has one."""
-    peft = given.get("peft")
-    own = peft if peft and (Path(peft) / "tokenizer_config.json").exists() else None
-    return given.get("tokenizer") or own
+    return Job(name, given, settings, *made[key], str(tokenizer.chat_template))
 
 
 def _prompts(**settings: Any) -> tuple[list[Row], dict[str, Any]]:
@@ -201,43 +191,31 @@ def _measured(
     model: _Model, job: Job, folder: Path, what: str, measure: Callable[[CtxLM, Row], np.ndarray]
 ) -> Rows:
     """`measure` of every row, those on disk read and the others appended as they come."""
-    path = folder / f"{job.fingerprint}-{what}.npy"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path.with_suffix(".lock"), timeout=0), path.open("a+b") as file:
-            found = _read(file)
-            if len(found) < len(job.rows):
-                lm = model.arm(job.arm)
-                todo = tqdm(
-                    job.rows[len(found) :],
-                    desc=f"{job.name} {what}",
-                    unit=" prompts",
-                    initial=len(found),
-                    total=len(job.rows),
-                )
-                for row in todo:
-                    found.append(measure(lm, row))
-                    np.save(file, found[-1], allow_pickle=False)
-                    file.flush()
-    except Timeout as error:
-        raise UserError(
-            f"Another process is measuring {job.name} for {folder.parent}: wait for it, or give "
-            "another --output."
-        ) from error
+    path = folder / f"{job.fingerprint}-{what}.jsonl"
+    settings = {"fingerprint": job.fingerprint, "measured": what}
+    with Journal(path, settings) as journal:
+        found = [_array(line) for line in read(path, settings)]
+        if len(found) < len(job.rows):
+            lm = model.arm(job.arm)
+            todo = tqdm(
+                job.rows[len(found) :],
+                desc=f"{job.name} {what}",
+                unit=" prompts",
+                initial=len(found),
+                total=len(job.rows),
+            )
+            for row in todo:
+                found.append(measure(lm, row))
+                journal.add(_line(found[-1]))
     return found
 
 
-def _read(file: Any) -> list[np.ndarray]:
-    """The whole arrays of a file; what a kill left behind them is cut off."""
-    found: list[np.ndarray] = []
-    file.seek(0)
-    whole = 0
-    while True:
-        try:
-            found.append(np.load(file, allow_pickle=False))
-        except (EOFError, ValueError):
-            break
-        whole = file.tell()
-    file.truncate(whole)
-    file.seek(whole)
-    return found
+def _line(array: np.ndarray) -> Line:
+    """An array bit by bit."""
+    data = base64.b64encode(array.tobytes()).decode()
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "base64": data}
+
+
+def _array(line: Line) -> np.ndarray:
+    data = np.frombuffer(base64.b64decode(line["base64"]), dtype=line["dtype"])
+    return data.reshape(line["shape"])

@@ -191,7 +191,7 @@ def _prompt(lm: CtxLM, row: Row, *, chat: bool) -> Rendered:
     question = needle.PROMPT.format(context=row["context"], question=row["question"])
     prefix = row["response_prefix"]
     if not chat:
-        return with_response(raw(question, lm.indicator), f" {prefix}")
+        return with_response(raw(question, lm.arm.indicator), f" {prefix}")
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": prefix}]
     return lm._render(messages, add_generation_prompt=False)
 

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +13,11 @@ import typer
 
 from ctx_models.commands.output import put
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import require_writable
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ctx_models.allocation.shares import Allocation, Line
+    from ctx_tasks.tables import Table, Value
 
 
 def command(
@@ -70,6 +69,7 @@ def command(
     names = model_args or [""]
     if by_head is not None and len(names) > 1:
         raise UserError("--by-head ranks the heads of one model: give one --model_args.")
+    require_writable(output / "attention.json")
     grid: dict[str, Any] = {"lengths": lengths, "depths": depths}
     grid.update(haystack=haystack, needles=needles)
     if max_length is not None:
@@ -112,22 +112,21 @@ def _table(rows: list[dict[str, Any]], path: Path) -> None:
 
 def _show(found: list[Line], measured: list[Allocation], output: Path) -> None:
     """Every segment of one model, or the user's and the template's shares of several."""
-    from rich.console import Console
-
     from ctx_models.allocation.shares import ABSOLUTE
+    from ctx_tasks import tables
 
-    console = Console()
+    console = tables.terminal()
     shares = {(x.name, x.condition, x.segment): x for x in found if x.share == ABSOLUTE}
     if len(measured) == 1:
         [one] = measured
         title = f"{one.name}: layer {one.head[0]}, head {one.head[1]}, {_prompts(one, shares)}"
-        console.print(title, markup=False, highlight=False)
-        console.print(_segments(one, shares))
+        tables.say(title, console)
+        tables.show(_segments(one, shares), console)
     else:
-        console.print(_models(measured, shares))
+        tables.show(_models(measured, shares), console)
         prompts = dict.fromkeys(_prompts(one, shares) for one in measured)
-        console.print("; ".join(prompts), markup=False, highlight=False)
-    console.print(f"Figures and numbers: {output}", markup=False, highlight=False)
+        tables.say("; ".join(prompts), console)
+    tables.say(f"Figures and numbers: {output}", console)
 
 
 def _prompts(one: Allocation, shares: dict[tuple[str, str, str], Line]) -> str:
@@ -136,19 +135,19 @@ def _prompts(one: Allocation, shares: dict[tuple[str, str, str], Line]) -> str:
 
 def _segments(one: Allocation, shares: dict[tuple[str, str, str], Line]) -> Table:
     from ctx_models.allocation.shares import CHANGE, CONDITIONS, SEGMENTS
+    from ctx_tasks.tables import Head, Labelled, Table
 
     columns = (*CONDITIONS, CHANGE)
-    table = _table_of("attention on", columns)
-    for segment in SEGMENTS:
-        cells = (_cell(shares[one.name, condition, segment]) for condition in columns)
-        table.add_row(segment, *cells)
-    return table
+    rows = [
+        Labelled(segment, [_value(shares[one.name, condition, segment]) for condition in columns])
+        for segment in SEGMENTS
+    ]
+    return Table(Head("attention on"), [Head(column) for column in columns], rows)
 
 
 def _models(measured: list[Allocation], shares: dict[tuple[str, str, str], Line]) -> Table:
-    from rich.text import Text
-
     from ctx_models.allocation.shares import CHANGE
+    from ctx_tasks.tables import Head, Labelled, Table, Value
 
     columns = {
         "user, raw": ("raw", "user"),
@@ -156,24 +155,16 @@ def _models(measured: list[Allocation], shares: dict[tuple[str, str, str], Line]
         CHANGE: (CHANGE, "user"),
         "template": ("chat", "template"),
     }
-    table = _table_of("attention on", [*columns, "layer, head"])
+    rows = []
     for one in measured:
-        label = Text(one.name.removeprefix("pretrained=").replace(",", ", "))
-        cells = (_cell(shares[(one.name, *key)]) for key in columns.values())
-        table.add_row(label, *cells, f"{one.head[0]}, {one.head[1]}")
-    return table
+        label = one.name.removeprefix("pretrained=").replace(",", ", ")
+        values = [_value(shares[(one.name, *key)]) for key in columns.values()]
+        rows.append(Labelled(label, [*values, Value(f"{one.head[0]}, {one.head[1]}")]))
+    heads = [Head(column) for column in (*columns, "layer, head")]
+    return Table(Head("attention on"), heads, rows)
 
 
-def _table_of(first: str, columns: Iterable[str]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def _value(line: Line) -> Value:
+    from ctx_tasks.tables import score
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
-def _cell(line: Line) -> str:
-    return f"{line.mean:.3f} ±{line.error:.3f}".replace("±0.", "±.")
+    return score(line.mean, line.error, 3)

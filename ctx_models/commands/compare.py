@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ctx_tasks.comparison import Flip, TaskComparison
+    from ctx_tasks.tables import Labelled
 
 _LONGEST = 300
 
@@ -35,16 +36,14 @@ def command(
     """
     from itertools import islice
 
-    from rich.console import Console
-
-    from ctx_tasks import comparison
+    from ctx_tasks import comparison, tables
     from ctx_tasks.results import read_runs
 
     first, second = (comparison.one_run(read_runs([path]), str(path)) for path in (a, b))
     found = comparison.compare(first, second, force=force)
-    console = Console()
+    console = tables.terminal()
     for letter, run in (("A", first), ("B", second)):
-        console.print(f"{letter}: {run.checkpoint}, {run.arm.name}", markup=False, highlight=False)
+        tables.say(f"{letter}: {run.checkpoint}, {run.arm.name}", console)
     _show(found, console)
     for task in comparison.shared_tasks(first, second) if flips else ():
         for flip in islice(comparison.flips(first, second, task), None if flips < 0 else flips):
@@ -52,38 +51,45 @@ def command(
 
 
 def _show(found: list[TaskComparison], console: Console) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+    from ctx_tasks import tables
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("task", no_wrap=True)
-    for head in ("n", "A", "B", "B - A", "95 %", "up", "down", "p (Holm)"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for one in found:
-        d = one.difference
-        interval = f"{d.low:+.3f} {d.high:+.3f}"
-        counts = [str(one.gained), str(one.lost), f"{one.p:.3g}"]
-        scores = [f"{one.before:.3f}", f"{one.after:.3f}", f"{d.mean:+.3f}"]
-        name = f"{one.task} ! {one.mark}" if one.mark else one.task
-        table.add_row(Text(name), str(d.n), *scores, interval, *counts)
-    console.print(table)
+    heads = ("n", "A", "B", "B - A, 95 %", "up", "down", "p (Holm)")
+    rows = [_row(one) for one in found]
+    table = tables.Table(tables.Head("task"), [tables.Head(text) for text in heads], rows)
+    tables.show(table, console)
     if any(one.mark for one in found):
-        console.print("!: not comparable, the settings named differ.", markup=False)
+        tables.say("!: not comparable, the settings named differ.", console)
+
+
+def _row(one: TaskComparison) -> Labelled:
+    from ctx_tasks.tables import Labelled, Value, change, number
+
+    d = one.difference
+    values = [
+        Value(str(d.n)),
+        Value(number(one.before)),
+        Value(number(one.after)),
+        change(d.mean, d.low, d.high),
+        Value(str(one.gained)),
+        Value(str(one.lost)),
+        Value(f"{one.p:.3g}"),
+    ]
+    return Labelled(f"{one.task} ! {one.mark}" if one.mark else one.task, values)
 
 
 def _show_flip(flip: Flip, console: Console) -> None:
+    from ctx_tasks.tables import number, say
+
     lines = [
-        f"{flip.task}  {flip.before:.2f} -> {flip.after:.2f}  {flip.doc_hash[:12]}",
+        f"{flip.task}  {number(flip.before, 2)} -> {number(flip.after, 2)}  {flip.doc_hash[:12]}",
         f"  question: {_short(flip.question)}",
         f"  expected: {_short(flip.target)}",
         f"  A: {_short(flip.output_before)}",
         f"  B: {_short(flip.output_after)}",
     ]
-    console.print("\n".join(lines), markup=False, highlight=False)
+    for line in lines:
+        say(line, console)
 
 
 def _short(text: str) -> str:
-    """One line of foreign text, without what could steer a terminal."""
-    line = "".join(c if c.isprintable() else " " for c in text)
-    return line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

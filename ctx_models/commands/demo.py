@@ -24,14 +24,15 @@ def command(
     Example:
       ctx-eval demo -o ctx-demo
     """
-    from rich.console import Console
-
     from ctx_models.demo import run as demo
     from ctx_models.demo import summary as demo_summary
+    from ctx_tasks import tables
+    from ctx_tasks.files import write_text
 
     rows = demo.run(output, demo.FULL if full else demo.QUICK)
     said = demo_summary.sentence(rows)
-    demo.write(output / "table.md", f"{demo_summary.markdown(rows)}\n{said}\n")
-    console = Console()
-    console.print(demo_summary.table(rows))
-    console.print(f"{said}\nResults, heatmaps and commands: {output}", markup=False)
+    write_text(output / "table.md", f"{demo_summary.markdown(rows)}\n{said}\n")
+    console = tables.terminal()
+    tables.show(demo_summary.table(rows), console)
+    tables.say(said, console)
+    tables.say(f"Results, heatmaps and commands: {output}", console)

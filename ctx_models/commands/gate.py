@@ -128,14 +128,13 @@ def _margins(path: Path | None) -> dict[str, Margin]:
 
 
 def _show(named: list[tuple[str, Judgement]]) -> None:
-    from rich.console import Console
-
+    from ctx_tasks import tables
     from ctx_tasks.gate import formats as gate_formats
 
-    console = Console()
+    console = tables.terminal()
     for name, judgement in named:
-        console.print(name, markup=False, highlight=False)
-        console.print(gate_formats.table(judgement))
+        tables.say(name, console)
+        tables.show(gate_formats.table(judgement), console)
         for said in gate_formats.sentences(judgement):
-            console.print(said, markup=False, highlight=False)
-        console.print(f"gate: {gate_formats.word(judgement.verdict)}", highlight=False)
+            tables.say(said, console)
+        tables.say(f"gate: {gate_formats.word(judgement.verdict)}", console)

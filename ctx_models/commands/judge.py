@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ctx_tasks.columns import TURNS
 from ctx_tasks.errors import UserError
 
 if TYPE_CHECKING:
     from ctx_tasks.judge.cost import Estimate
     from ctx_tasks.judge.endpoint import Options
-
-_TASKS = ("mt_bench", "mt_bench_2turn")
 
 
 def command(
@@ -98,7 +97,7 @@ def afterwards(args: argparse.Namespace, config: dict[str, Any]) -> Iterator[Non
     """
     tasks = args.tasks or config.get("tasks") or []
     named = tasks.split(",") if isinstance(tasks, str) else tasks
-    if not set(_TASKS) & set(named):
+    if not TURNS.keys() & set(named):
         yield
         return
     output = args.output_path or config.get("output_path")
@@ -157,19 +156,18 @@ def judge(
     Raises:
         UserError: nothing to judge, the judge refuses, or, when all is written, missing ratings.
     """
-    from rich.console import Console
-
+    from ctx_tasks import tables
     from ctx_tasks.judge import run as judge_run
     from ctx_tasks.judge import table as judge_table
 
     done = judge_run.judge(paths, settings, lambda cost: _agree(cost, settings), files, verdicts)
-    console = Console()
+    console = tables.terminal()
     for table in judge_table.tables(done.written):
-        console.print(table)
+        tables.show(table, console)
     for said in judge_table.differences(done.written):
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        tables.say(said, console)
     for path in done.written:
-        console.print(f"Wrote {path}", markup=False, highlight=False, soft_wrap=True)
+        tables.say(f"Wrote {path}", console)
     typer.echo(f"ctx-eval: the judge {done.meter.report()}.", err=True)
     if done.missing:
         why = f" ({done.problem})" if done.problem else ""

@@ -55,10 +55,7 @@ def draw(made: Board, folder: Path, suffix: str) -> list[Path]:
     """
     names = _Names(folder, suffix)
     for name, write in _figures(made):
-        try:
-            write(names.new(name))
-        except OSError as error:
-            raise UserError(f"--output {folder} cannot be written ({error}).") from error
+        write(names.new(name))
     if not names.taken:
         raise UserError(
             "These results have nothing to draw: needle tests, raw beside chat, or steered runs, "
@@ -87,10 +84,11 @@ def _figures(made: Board) -> Iterator[tuple[str, Callable[[Path], None]]]:
 
 def _heatmaps(row: Row) -> Iterator[tuple[str, Callable[[Path], None]]]:
     from ctx_tasks import plots
+    from ctx_tasks.columns import is_needle
     from ctx_tasks.results import read_documents
 
-    for column, result in row.results.items():
-        if column.startswith("NIH recall") and result.samples_file is not None:
+    for result in row.results.values():
+        if is_needle(result.task) and result.samples_file is not None:
             samples = list(read_documents(result))
             if plots.needle_cells(samples):
                 yield (

@@ -34,6 +34,7 @@ def command(
     plan = sweep_plan.read(file, output)
     for one in plan.checkpoints:
         check_model(one.model, one.model_args.get("pretrained"))
+    sweep.check(plan)
     if dry_run:
         _list(plan)
         return

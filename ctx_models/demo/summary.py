@@ -8,14 +8,10 @@ interval holds zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from statistics import fmean
 from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
 from ctx_models.demo.run import (
     BY_HEART,
@@ -26,27 +22,27 @@ from ctx_models.demo.run import (
     RAW,
     STEERED,
     UNMARKED,
-    Arm,
+    Entry,
     Row,
 )
 from ctx_tasks.results import samples_of
 from ctx_tasks.statistics import Difference, mean_difference, paired_difference
+from ctx_tasks.tables import Head, Labelled, Table, score, with_error
 
 
 def table(rows: Sequence[Row]) -> Table:
     """Scores ± standard errors as the harness computes them, n in the heads, in 80 characters."""
-    shown = Table(title="The nano world: bundled questions, no benchmark", box=SIMPLE_HEAD)
-    shown.padding = (0, 1, 0, 0)
-    shown.add_column("model, how it is run")
-    for column in COLUMNS:
-        shown.add_column(f"{column}\nn = {_count(rows[0], column)}", justify="right", no_wrap=True)
-    for checkpoint, arms in groupby(rows, key=lambda row: row.arm.checkpoint):
-        shown.add_row(Text(checkpoint, style="bold"))
-        for row in arms:
-            # Two digits, and an error is less than one.
-            cells = [_cell(row, column, digits=2).replace("± 0.", "±.") for column in COLUMNS]
-            shown.add_row(Text(f" {row.arm.settings}"), *cells)
-    return shown
+    heads = [Head(column, (f"n = {_count(rows[0], column)}",)) for column in COLUMNS]
+    entries = [
+        Labelled(
+            row.entry.arm.name,
+            [score(*_score(row, column)) for column in COLUMNS],
+            group=row.entry.checkpoint,
+        )
+        for row in rows
+    ]
+    title = "The nano world: bundled questions, no benchmark"
+    return Table(Head("model, how it is run"), heads, entries, title)
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -54,28 +50,28 @@ def markdown(rows: Sequence[Row]) -> str:
     heads = [f"{column} (n = {_count(rows[0], column)})" for column in COLUMNS]
     lines = [["model", "how it is run", *heads], ["---"] * 2 + ["---:"] * len(heads)]
     for row in rows:
-        cells = [_cell(row, column) for column in COLUMNS]
-        lines.append([row.arm.checkpoint, row.arm.settings, *cells])
+        cells = [with_error(*_score(row, column)) for column in COLUMNS]
+        lines.append([row.entry.checkpoint, row.entry.arm.name, *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def sentence(rows: Sequence[Row]) -> str:
     """One sentence on what the chat template costs and what the remedies win back, as measured."""
-    by_arm = {row.arm: row for row in rows}
-    raw, chat = by_arm[RAW], by_arm[CHAT]
+    by_entry = {row.entry: row for row in rows}
+    raw, chat = by_entry[RAW], by_entry[CHAT]
     cost = difference(chat, raw)
-    steered = {arm: difference(by_arm[arm], chat) for arm in STEERED}
-    best = max(STEERED, key=lambda arm: steered[arm].mean)
-    worst = min(STEERED, key=lambda arm: steered[arm].mean)
-    marked = difference(by_arm[MARKED], by_arm[UNMARKED])
+    steered = {one: difference(by_entry[one], chat) for one in STEERED}
+    best = max(STEERED, key=lambda one: steered[one].mean)
+    worst = min(STEERED, key=lambda one: steered[one].mean)
+    marked = difference(by_entry[MARKED], by_entry[UNMARKED])
     at_best = f"{_shown(steered[best])} at best ({_setting(best)} of {len(STEERED)} settings"
     return (
         f"{_verdict(cost)} ({context_score(raw):.3f} without, {context_score(chat):.3f} with it: "
         f"{_shown(cost)}); steering changes the latter by {at_best}; by heart: "
-        f"{_price(by_arm[best], chat)}) and by {_shown(steered[worst])} at worst "
-        f"({_setting(worst)}); {MARKED.indicator} changes nano-chat-ind's "
-        f"{context_score(by_arm[UNMARKED]):.3f} by {_shown(marked)} (by heart: "
-        f"{_price(by_arm[MARKED], by_arm[UNMARKED])})."
+        f"{_price(by_entry[best], chat)}) and by {_shown(steered[worst])} at worst "
+        f"({_setting(worst)}); {MARKED.arm.indicator} changes nano-chat-ind's "
+        f"{context_score(by_entry[UNMARKED]):.3f} by {_shown(marked)} (by heart: "
+        f"{_price(by_entry[MARKED], by_entry[UNMARKED])})."
     )
 
 
@@ -98,7 +94,8 @@ def _paired(row: Row, other: Row, column: str) -> Difference:
 
 
 def _shown(found: Difference) -> str:
-    return f"{found.mean:+.3f} ± {found.error:.3f}" + ("" if found.clear else " [unclear]")
+    shown = with_error(found.mean, found.error, signed=True)
+    return shown + ("" if found.clear else " [unclear]")
 
 
 def _verdict(cost: Difference) -> str:
@@ -108,8 +105,8 @@ def _verdict(cost: Difference) -> str:
     return f"The chat template {verb} nano-chat's context score"
 
 
-def _setting(arm: Arm) -> str:
-    return f"α {arm.alpha} {arm.schedule}"
+def _setting(entry: Entry) -> str:
+    return f"α {entry.arm.alpha:g} {entry.arm.schedule}"
 
 
 def _price(row: Row, other: Row) -> str:
@@ -127,9 +124,10 @@ def _count(row: Row, column: str) -> int:
     return int(row.results["n-samples"][task]["effective"])
 
 
-def _cell(row: Row, column: str, digits: int = 3) -> str:
+def _score(row: Row, column: str) -> tuple[float, float]:
+    """Score and standard error; NaN where the arm has no such task."""
     task = row.task(column)
     if task is None:
-        return "-"
+        return math.nan, math.nan
     reported = _reported(row, task)
-    return f"{reported['score,none']:.{digits}f} ± {reported['score_stderr,none']:.{digits}f}"
+    return reported["score,none"], reported["score_stderr,none"]

@@ -9,12 +9,11 @@ not fit is run again. Arms of one checkpoint share tokenizer, tasks and metadata
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +25,8 @@ from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
 from ctx_models import logs, nano
-from ctx_models.arm import read_arm
+from ctx_models.arm import check_tokenizer, read_arm
+from ctx_models.checkpoint import tokenizer_of
 from ctx_models.commands.entry import first_line
 from ctx_models.evaluation import evaluate
 from ctx_models.lm import CtxLM
@@ -34,19 +34,65 @@ from ctx_models.registry import MODEL
 from ctx_models.sweep.plan import Cell, Checkpoint, Plan, cells
 from ctx_tasks import harness
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import require_writable, sha256
 
 _RECORD = "cell.json"
+_UNBEGUN = "none of the tasks begins an answer; add nih_recall"
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
     """The record of a cell that is complete and was run with these very settings; else None."""
     try:
         record = json.loads((cell.folder / _RECORD).read_text(encoding="utf-8"))
-        whole = all(_hash(cell.folder / n) == digest for n, digest in record["files"].items())
+        whole = all(sha256(cell.folder / n) == digest for n, digest in record["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     found: dict[str, Any] = record
     return found if whole and record.get("fingerprint") == cell.fingerprint else None
+
+
+def check(plan: Plan) -> None:
+    """Refuse what can be known to be wrong before anything runs, though the file can be read.
+
+    Raises:
+        UserError: a task that neither we nor the harness have, or an arm that the tasks or a
+            checkpoint's tokenizer cannot take (no begun answer, an indicator that is not one
+            token, a chat without template); all of them at once.
+    """
+    with logs.recorded():
+        manager = _tasks(plan.checkpoints[0], plan)
+    known = set(manager.all_tasks)
+    wrong = [_unknown(task, known) for task in plan.tasks if task not in known]
+    # A misspelt task says nothing about what begins an answer.
+    wrong = wrong or [f"{title(cell)}: {_UNBEGUN}" for cell in cells(plan) if not cell.tasks]
+    for checkpoint in plan.checkpoints:
+        wrong += _refused(checkpoint)
+    if wrong:
+        raise UserError(f"The sweep cannot be run: {'; '.join(wrong)}.")
+
+
+def _unknown(task: str, known: Set[str]) -> str:
+    close = get_close_matches(task, known, n=1)
+    meant = f"did you mean {close[0]}?" if close else "`ctx-eval ls` lists ours"
+    return f"there is no task {task!r} ({meant})"
+
+
+def _refused(checkpoint: Checkpoint) -> list[str]:
+    """The arms that a checkpoint's tokenizer cannot take, each in a sentence."""
+    if checkpoint.model != MODEL:
+        return []
+    try:
+        tokenizer = tokenizer_of(checkpoint.model_args)
+    except UserError:
+        # A checkpoint that does not load leaves the others alone; its cells say why.
+        return []
+    wrong = []
+    for arm in checkpoint.arms:
+        try:
+            check_tokenizer(arm, tokenizer)
+        except UserError as error:
+            wrong.append(f"{checkpoint.name} in arm {arm.folder}: {str(error).rstrip('.')}")
+    return wrong
 
 
 def documents(cell: Cell) -> int:
@@ -55,7 +101,7 @@ def documents(cell: Cell) -> int:
     Raises:
         UserError: data that cannot be loaded, as the run itself would raise it.
     """
-    with logs.recorded(None, lambda _: None):
+    with logs.recorded():
         loaded = _tasks(cell.checkpoint, cell.plan).load(list(cell.tasks))["tasks"]
     counts = [len(task.eval_docs) for task in loaded.values()]
     limit = cell.plan.limit
@@ -69,8 +115,9 @@ def run(plan: Plan) -> dict[str, str]:
     """Run what is not finished; a failing cell does not stop the others.
 
     Returns:
-        One sentence of what went wrong, by cell ("checkpoint, arm"); empty if all is well.
+        One sentence of what went wrong, by cell (see `title`); empty if all is well.
     """
+    require_writable(plan.output / _RECORD)
     planned = cells(plan)
     todo = [cell for cell in planned if finished(cell) is None]
     failed: dict[str, str] = {}
@@ -86,8 +133,8 @@ def run(plan: Plan) -> dict[str, str]:
 
 
 def title(cell: Cell) -> str:
-    """ "checkpoint, arm"."""
-    return f"{cell.checkpoint.name}, {cell.arm.name}"
+    """ "checkpoint: arm"."""
+    return f"{cell.checkpoint.name}: {cell.arm.label or cell.arm.name}"
 
 
 def _checkpoint(
@@ -147,12 +194,11 @@ def _tasks(checkpoint: Checkpoint, plan: Plan) -> TaskManager:
 
 def _run(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
     if isinstance(model, CtxLM):
-        model.set_arm(read_arm(**cell.arm.settings))
+        model.set_arm(read_arm(cell.arm))
     start = time.monotonic()
-    staged = cell.folder.with_name(f".{cell.folder.name}.whole")
-    results = evaluate(
+    evaluate(
         model,
-        staged,
+        cell.folder,
         model_name=cell.checkpoint.model,
         model_args=cell.model_args,
         tasks=cell.tasks,
@@ -160,37 +206,24 @@ def _run(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
         chat=cell.arm.chat,
         log=log,
         config={"checkpoint": cell.checkpoint.name},
+        finish=lambda folder: _finish(cell, folder, time.monotonic() - start),
         batch_size=cell.plan.batch_size,
         limit=cell.plan.limit,
     )
-    if results is not None:
-        _finish(cell, staged, time.monotonic() - start)
 
 
 def _finish(cell: Cell, staged: Path, seconds: float) -> None:
+    """Add the record; what it replaces may hold nothing but what a cell consists of."""
+    if any(not _is_ours(path.name) for path in cell.folder.glob("*")):
+        raise UserError(f"{cell.folder} holds files of others; name another output folder.")
     record = {
         "fingerprint": cell.fingerprint,
         "command": cell.command,
         "seconds": round(seconds, 1),
-        "files": {path.name: _hash(path) for path in sorted(staged.glob("*.json*"))},
+        "files": {path.name: sha256(path) for path in sorted(staged.iterdir())},
     }
     (staged / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if cell.folder.exists():
-        _remove(cell.folder)
-    os.replace(staged, cell.folder)
 
 
-def _remove(folder: Path) -> None:
-    """Only what a cell consists of: a user's own file there is not ours to delete."""
-    for path in folder.iterdir():
-        ours = path.name in (_RECORD, logs.NAME)
-        if ours or path.name.startswith(("results_", "samples_")):
-            path.unlink()
-    try:
-        folder.rmdir()
-    except OSError as error:
-        raise UserError(f"{folder} holds files of others; name another output folder.") from error
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _is_ours(name: str) -> bool:
+    return name in (_RECORD, logs.NAME) or name.startswith(("results_", "samples_"))

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from ctx_tasks.arm import Arm
 from ctx_tasks.errors import UserError
-from ctx_tasks.results import Arm, Run, TaskResult, read_documents, read_runs, read_samples
+from ctx_tasks.results import Run, TaskResult, read_documents, read_runs, read_samples
 from ctx_tasks.statistics import cluster_numbers
 
 FORMAT = "lm-eval-ctx baseline 1"
@@ -82,7 +83,7 @@ def text(measurements: Sequence[Measurement]) -> str:
         "runs": [
             {
                 "checkpoint": one.checkpoint,
-                "arm": dataclasses.asdict(one.arm),
+                "arm": one.arm.record(),
                 "tasks": {name: _packed(task) for name, task in one.tasks.items()},
             }
             for one in measurements
@@ -153,7 +154,7 @@ def _read_baseline(path: Path) -> list[Measurement]:
         return [
             Measurement(
                 run["checkpoint"],
-                Arm(**run["arm"]),
+                Arm.of(run["arm"]),
                 {name: _unpacked(task) for name, task in run["tasks"].items()},
                 str(path),
             )

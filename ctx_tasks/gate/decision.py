@@ -27,10 +27,11 @@ from enum import IntEnum
 import numpy as np
 from scipy import stats
 
-from ctx_tasks.comparison import parts, plain
 from ctx_tasks.errors import UserError
 from ctx_tasks.gate.baseline import Measured, Measurement
+from ctx_tasks.settings import told
 from ctx_tasks.statistics import holm
+from ctx_tasks.tables import number
 
 LEVEL = 0.05
 SUSPICIOUS = 0.1
@@ -256,7 +257,7 @@ def _incomparable(old: Measured, new: Measured | None) -> str | None:
     for name, value in old.settings.items():
         other = new.settings.get(name)
         if value != other:
-            a, b = (plain(part) for part in parts(value, other))
+            a, b = told(value, other)
             return f"{name} is {a} in the baseline but {b} in the results; run them alike"
     return _incomplete(old, new)
 
@@ -298,7 +299,8 @@ def _decided(task: TaskVerdict, p: float) -> TaskVerdict:
         reason = f"the loss is at most {loss.high:.3g}"
         return replace(task, loss=loss, verdict=Verdict.PASS, reason=reason)
     needed = _needed(loss, margin)
-    reason = f"the loss is between {loss.low:+.3f} and {loss.high:+.3f}" + (
+    low, high = (number(end, signed=True) for end in (loss.low, loss.high))
+    reason = f"the loss is between {low} and {high}" + (
         "" if needed is None else f"; about {needed:,} documents would settle it"
     )
     return replace(task, loss=loss, reason=reason, needed=needed)

@@ -12,12 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
 from ctx_tasks.gate.decision import Judgement, TaskVerdict, Verdict
 from ctx_tasks.leaderboard.formats import escape
+from ctx_tasks.tables import Head, Labelled, Table, Value, interval, number
 
 _ILLEGAL_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STYLES = {
@@ -31,16 +28,13 @@ Named = Sequence[tuple[str, Judgement]]
 
 def table(judgement: Judgement) -> Table:
     """A line a task: scores, loss with its one-sided 95 % bounds, margin, verdict."""
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shown.add_column("task", overflow="fold")  # alone gives way on a narrow terminal
-    for head in ("n", "before", "after", "loss, 95 %", "margin"):
-        shown.add_column(head, justify="right", no_wrap=True)
-    shown.add_column("verdict", no_wrap=True)
+    heads = [Head(text) for text in ("n", "before", "after", "loss, 95 %", "margin")]
+    rows = []
     for task in judgement.tasks:
-        verdict = Text(word(task.verdict), style=_STYLES[task.verdict])
-        n, before, after, _, bounds, margin = _numbers(task)
-        shown.add_row(Text(task.task), n, before, after, bounds, margin, verdict)
-    return shown
+        n, before, after, _, bounds, margin = map(Value, _numbers(task))
+        verdict = Value(word(task.verdict), style=_STYLES[task.verdict])
+        rows.append(Labelled(task.task, [n, before, after, bounds, margin, verdict]))
+    return Table(Head("task"), [*heads, Head("verdict", words=True)], rows)
 
 
 def sentences(judgement: Judgement) -> list[str]:
@@ -120,9 +114,8 @@ def _numbers(task: TaskVerdict) -> list[str]:
     if task.loss is None or task.before is None or task.after is None or task.margin is None:
         return ["-"] * 6
     loss = task.loss
-    bounds = f"{loss.low:+.3f} {loss.high:+.3f}"
-    scores = [f"{task.before:.3f}", f"{task.after:.3f}", f"{loss.mean:+.3f}"]
-    return [str(loss.n), *scores, bounds, f"{task.margin:.3g}"]
+    scores = [number(task.before), number(task.after), number(loss.mean, signed=True)]
+    return [str(loss.n), *scores, interval(loss.low, loss.high), f"{task.margin:.3g}"]
 
 
 def _legal(text: str) -> str:

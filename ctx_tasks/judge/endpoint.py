@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ctx_tasks.errors import UserError
 from ctx_tasks.judge.cost import Meter
-from ctx_tasks.judge.replies import Verdict, VerdictFile
+from ctx_tasks.judge.replies import KeptReply, VerdictFile
 
 KEY = "OPENAI_API_KEY"
 URL = "OPENAI_BASE_URL"
@@ -356,15 +356,15 @@ def _verdict(
         if not problem:
             rating = parse_rating(reply.text)
             meter.add(reply.tokens_in, reply.tokens_out)
-            file.add(_kept(one, reply, rating))
+            file.keep(_kept(one, reply, rating))
             if rating is not None:
                 return ""
             problem = f"no single [[n]] in {endpoint.safe(reply.text) or 'an empty reply'!r}"
     return problem
 
 
-def _kept(one: Ask, reply: Reply, rating: float | None) -> Verdict:
-    return Verdict(
+def _kept(one: Ask, reply: Reply, rating: float | None) -> KeptReply:
+    return KeptReply(
         key=one.key,
         question=one.question,
         turn=one.turn + 1,

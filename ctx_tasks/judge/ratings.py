@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,12 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from ctx_tasks.columns import TURNS
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import write_text
 from ctx_tasks.judge.endpoint import Ask, Options, Outcome, ask
-from ctx_tasks.mt_bench.data import JudgeData, Question, judge_messages
-
-# How many answers of a conversation are rated.
-TURNS = {"mt_bench": 1, "mt_bench_2turn": 2}
+from ctx_tasks.mt_bench.data import OPTION, JudgeData, Question, judge_messages
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ class Answers:
 
     @property
     def files(self) -> Any:
-        """The `mt_bench_files` the questions came from; None for the hub."""
-        return self.content["configs"][self.task].get("metadata", {}).get("mt_bench_files")
+        """The files the questions came from, as the run was given them; None for the hub."""
+        return self.content["configs"][self.task].get("metadata", {}).get(OPTION)
 
 
 @dataclass(frozen=True)
@@ -141,9 +139,9 @@ def write(
     date = f"{_date(path)}-{_short_hash(record)}"
     for answers, rows in judged:
         lines = [_line(one, row) for one, row in zip(answers.samples, rows, strict=True)]
-        _replace(path.with_name(f"samples_{answers.task}_{date}.jsonl"), "".join(lines))
+        write_text(path.with_name(f"samples_{answers.task}_{date}.jsonl"), "".join(lines))
     written = path.with_name(f"results_{date}.json")
-    _replace(written, json.dumps(_content(judged, record), indent=2, ensure_ascii=False))
+    write_text(written, json.dumps(_content(judged, record), indent=2, ensure_ascii=False))
     return written
 
 
@@ -317,10 +315,3 @@ def _line(sample: Mapping[str, Any], row: Rated) -> str:
 
 def _short_hash(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write the file whole: under a hidden name first."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

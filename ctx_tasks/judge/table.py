@@ -6,13 +6,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
-from ctx_tasks.judge.ratings import TURNS
+from ctx_tasks.columns import TURNS
 from ctx_tasks.results import Metric, Run, TaskResult, read_runs, read_samples
 from ctx_tasks.statistics import paired_difference
+from ctx_tasks.tables import Head, Labelled, Table, Value, interval, number, score, with_error
 
 
 def tables(paths: Sequence[Path]) -> list[Table]:
@@ -37,25 +34,23 @@ def differences(paths: Sequence[Path]) -> list[str]:
 
 
 def _table(task: str, runs: Sequence[Run]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(f"{task}\nrated 1 to 10", no_wrap=True)
-    for run in runs:
-        results = run.tasks[task]
-        table.add_column(
-            Text(f"{run.checkpoint}\n{run.arm.name}\nn = {results.n}"), justify="right"
+    heads = [Head(run.checkpoint, (run.arm.name, f"n = {run.tasks[task].n}")) for run in runs]
+    rows = [
+        Labelled(
+            name.removeprefix("rating_").replace("_", " "),
+            [_value(run.tasks[task].metrics.get(name)) for run in runs],
         )
-    for name in dict.fromkeys(name for run in runs for name in run.tasks[task].metrics):
-        cells = [_cell(run.tasks[task].metrics.get(name)) for run in runs]
-        table.add_row(Text(name.removeprefix("rating_").replace("_", " ")), *cells)
-    return table
+        for name in dict.fromkeys(name for run in runs for name in run.tasks[task].metrics)
+    ]
+    return Table(Head(task, ("rated 1 to 10",)), heads, rows)
 
 
-def _cell(metric: Metric | None) -> str:
+def _value(metric: Metric | None) -> Value:
     if metric is None or math.isnan(metric.value):
-        return "-"
+        return Value("-")
     if metric.value == int(metric.value) and metric.error is None:
-        return f"{metric.value:.0f}"
-    return f"{metric.value:.2f}" + ("" if metric.error is None else f" ±{metric.error:.2f}")
+        return Value(number(metric.value, 0))
+    return score(metric.value, math.nan if metric.error is None else metric.error)
 
 
 def _difference(task: str, first: Run, other: Run) -> str:
@@ -68,8 +63,9 @@ def _difference(task: str, first: Run, other: Run) -> str:
         return f"{names} cannot be compared: one of them has no rating."
     change = paired_difference(read_samples(a), read_samples(b), "rating")
     return (
-        f"{names}: {change.mean:+.2f} ± {change.error:.2f}, 95 % {change.low:+.2f} to "
-        f"{change.high:+.2f}, {change.n} questions{'' if change.clear else ' [unclear]'}."
+        f"{names}: {with_error(change.mean, change.error, 2, signed=True)}, 95 % "
+        f"{interval(change.low, change.high, 2)}, {change.n} questions"
+        f"{'' if change.clear else ' [unclear]'}."
     )
 
 

@@ -15,7 +15,6 @@ each other. The chat template is the arm here, not a setting; but one checkpoint
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -26,9 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from ctx_tasks.comparison import parts, plain
+from ctx_tasks import columns as table
+from ctx_tasks import settings
+from ctx_tasks.arm import CHAT, RAW, Arm
 from ctx_tasks.errors import UserError
-from ctx_tasks.results import Arm, Run, Samples, TaskResult, read_samples
+from ctx_tasks.results import Run, Samples, TaskResult, read_samples
 from ctx_tasks.statistics import (
     Difference,
     cluster_error,
@@ -38,24 +39,7 @@ from ctx_tasks.statistics import (
     paired_difference,
 )
 
-_HEADINGS = {
-    "nih_recall": "NIH recall",
-    "nih_recall_prefix": "NIH recall",
-    "squad_contains": "SQuAD",
-    "quac_contains": "QuAC",
-    "drop_contains": "DROP",
-    "by_heart": "by heart",
-    "mt_bench": "MT-Bench",
-    "mt_bench_2turn": "MT-Bench, 2 turns",
-}
-_READING = ("SQuAD", "QuAC", "DROP")
-_CONTEXT = ("NIH recall", *_READING)
-AVERAGE = "Avg."
-# Other prompts and the bundled data are not the benchmark's; their columns say so.
-_KINDS = ("", " (plain)", " (nano)")
-_OWN_GROUPS = ("context_awareness", "nano_context_awareness")
-# What makes the arm may differ within a column.
-_ARM_SETTINGS = ("chat template",)
+_INSTEAD = "show them with a mark"
 
 
 @dataclass(frozen=True)
@@ -131,22 +115,11 @@ def board(runs: Sequence[Run], *, force: bool = False) -> Board:
     _one_template(entries, force)
     columns = _columns(entries)
     marks = {column: _marks(entries, column, force) for column in columns}
-    shown = [*columns, *(average for average, _ in _averages(columns))]
+    shown = [*columns, *(average for average, _ in table.averages(columns))]
     rows = [_row(entry, entries, columns, marks) for entry in entries]
     for column in shown:
         _judge(rows, entries, column, columns)
-    return Board(_ordered(shown), rows, _notes(entries))
-
-
-def heading(task: str) -> str:
-    """The column a task stands in: "SQuAD", "SQuAD (plain)", "SQuAD (nano)", or its own name."""
-    nano = task.startswith("nano_")
-    name = task.removeprefix("nano_")  # no benchmark: the heading says so
-    plain = name.endswith("_plain")
-    known = _HEADINGS.get(name.removesuffix("_plain"))
-    if known is None:
-        return task
-    return known + (" (plain)" if plain else "") + (" (nano)" if nano else "")
+    return Board(table.ordered(shown), rows, _notes(entries))
 
 
 # ---- rows before they are judged ---------------------------------------------------------------
@@ -200,15 +173,12 @@ def _entries(runs: Sequence[Run]) -> list[_Entry]:
         key = (run.checkpoint, run.identity, run.arm)
         entry = entries.setdefault(key, _Entry(*key))
         entry.runs.append(run)
-        hidden = {m for group in run.tasks.values() if not _own(group) for m in group.members}
+        groups = [result for name, result in run.tasks.items() if name not in table.GROUPS]
+        hidden = {member for group in groups for member in group.members}
         for name, result in run.tasks.items():
-            if name not in hidden and name not in _OWN_GROUPS:
-                _put(entry, heading(name), result, run.path)
+            if name not in hidden and name not in table.GROUPS:
+                _put(entry, table.heading(name), result, run.path)
     return [entry for entry in entries.values() if entry.results]
-
-
-def _own(result: TaskResult) -> bool:
-    return result.task in _OWN_GROUPS
 
 
 def _put(entry: _Entry, column: str, result: TaskResult, path: Path) -> None:
@@ -224,26 +194,6 @@ def _columns(entries: Iterable[_Entry]) -> list[str]:
     return list(dict.fromkeys(column for entry in entries for column in entry.results))
 
 
-def _averages(columns: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
-    """The averages that can be taken: name, and the four columns."""
-    # The needle test has no other prompt for models tuned on UltraChat.
-    sets = [
-        (
-            AVERAGE + kind,
-            ("NIH recall" + kind.replace(" (plain)", ""), *(n + kind for n in _READING)),
-        )
-        for kind in _KINDS
-    ]
-    return [(name, four) for name, four in sets if set(four) <= set(columns)]
-
-
-def _ordered(columns: Sequence[str]) -> list[str]:
-    known = [name + kind for kind in _KINDS for name in (*_CONTEXT, AVERAGE)]
-    known += [name for name in dict.fromkeys(_HEADINGS.values()) if name not in known]
-    rank = {name: place for place, name in enumerate(known)}
-    return sorted(columns, key=lambda name: (rank.get(name, len(rank)), name))
-
-
 def _row(
     entry: _Entry,
     entries: Sequence[_Entry],
@@ -255,18 +205,18 @@ def _row(
         for column in columns
         if column in entry.results
     }
-    for name, four in _averages(columns):
+    for name, four in table.averages(columns):
         if set(four) <= set(cells):
             cells[name] = _average([cells[column] for column in four])
     by_arm = {other.arm: other for other in entries if other.model == entry.model}
-    chat, raw = by_arm.get(Arm(chat=True)), by_arm.get(Arm(chat=False))
+    chat, raw = by_arm.get(CHAT), by_arm.get(RAW)
     arm = entry.arm
-    remedy = arm.chat and arm != Arm(chat=True)
+    remedy = arm.chat and arm != CHAT
     return Row(
         entry.checkpoint,
         arm,
         cells,
-        _change(entry, raw) if raw is not None and arm == Arm(chat=True) else None,
+        _change(entry, raw) if raw is not None and arm == CHAT else None,
         _change(chat, entry) if chat is not None and remedy else None,
         {column: result for column, (result, _) in entry.results.items()},
         entry.runs,
@@ -293,8 +243,8 @@ def _average(cells: Sequence[Cell]) -> Cell:
 
 def _change(before: _Entry, after: _Entry) -> Change | None:
     """Paired mean change over the context columns both have samples of, of one kind of data."""
-    for kind in _KINDS:
-        shared = [name + kind for name in _CONTEXT if _paired(before, after, name + kind)]
+    for kind in table.KINDS:
+        shared = [name for name in table.context(kind) if _paired(before, after, name)]
         if shared:
             parts = [_difference(before, after, column) for column in shared]
             return Change(mean_difference(parts), tuple(shared))
@@ -327,7 +277,7 @@ def _judge(
     rows: Sequence[Row], entries: Sequence[_Entry], column: str, columns: Sequence[str]
 ) -> None:
     """Mark the best cell of a column and those tied with it."""
-    parts = dict(_averages(columns)).get(column, (column,))
+    parts = dict(table.averages(columns)).get(column, (column,))
     having = [
         (row, entry)
         for row, entry in zip(rows, entries, strict=True)
@@ -374,12 +324,13 @@ def _one_template(entries: Sequence[_Entry], force: bool) -> None:
     seen: dict[tuple[str, str], tuple[Any, Path]] = {}
     for entry in entries:
         for result, path in entry.results.values():
-            template = result.settings["chat template"]
+            template = result.settings[settings.TEMPLATE]
             if not entry.arm.chat or template is None:
                 continue
             first, where = seen.setdefault(entry.model, (template, path))
             if first != template and not force:
-                _refuse("chat template", entry.checkpoint, (first, where), (template, path))
+                values = (first, where), (template, path)
+                raise settings.refusal(entry.checkpoint, settings.TEMPLATE, *values, _INSTEAD)
 
 
 def _marks(entries: Sequence[_Entry], column: str, force: bool) -> dict[int, str]:
@@ -387,31 +338,20 @@ def _marks(entries: Sequence[_Entry], column: str, force: bool) -> dict[int, str
     having = [(entry, *entry.results[column]) for entry in entries if column in entry.results]
     marks: dict[int, list[str]] = {}
     for name in having[0][1].settings:
-        if name in _ARM_SETTINGS:
+        if name == settings.TEMPLATE:
             continue
-        values = [_plain(result.settings[name]) for _, result, _ in having]
+        values = [settings.key(result.settings[name]) for _, result, _ in having]
         usual = Counter(values).most_common(1)[0][0]
         place = values.index(usual)
         for (entry, result, path), value in zip(having, values, strict=True):
             if value != usual and not force:
                 other = having[place]
                 first = (other[1].settings[name], other[2])
-                _refuse(name, column, first, (result.settings[name], path))
+                second = (result.settings[name], path)
+                raise settings.refusal(column, name, first, second, _INSTEAD)
             if value != usual:
                 marks.setdefault(id(entry), []).append(name)
     return {key: ", ".join(names) for key, names in marks.items()}
-
-
-def _plain(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def _refuse(name: str, where: str, first: tuple[Any, Path], second: tuple[Any, Path]) -> None:
-    a, b = (plain(value) for value in parts(first[0], second[0]))
-    raise UserError(
-        f"{where}: {name} is {a} in {first[1]} but {b} in {second[1]}; run them alike, or show "
-        "them with a mark (--force)."
-    )
 
 
 def _notes(entries: Sequence[_Entry]) -> list[str]:
@@ -423,6 +363,6 @@ def _notes(entries: Sequence[_Entry]) -> list[str]:
             f"Without --log_samples: {names}; errors there are the harness's, which take documents "
             "as independent, and nothing is paired."
         )
-    if any(column.endswith("(nano)") for entry in entries for column in entry.results):
+    if any(table.is_bundled(column) for entry in entries for column in entry.results):
         notes.append("(nano): bundled questions, no benchmark.")
     return notes

@@ -12,20 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ctx_tasks import columns
 from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard.board import Row
-from ctx_tasks.results import Arm, Samples, read_samples
+from ctx_tasks.results import Samples, read_samples
 from ctx_tasks.statistics import Difference, mean_difference, paired_difference
-
-# Line -> its columns; a line is drawn over those a checkpoint has.
-LINES = {
-    "NIH recall": ("NIH recall",),
-    "SQuAD, QuAC": ("SQuAD", "QuAC"),
-    "DROP": ("DROP",),
-    "MT-Bench ÷ 9": ("MT-Bench",),
-}
-_MT_BENCH_WIDTH = 9.0
-_KINDS = ("", " (plain)", " (nano)")
 
 Read = Callable[[Row, str], Samples | None]
 
@@ -77,12 +68,12 @@ def curves(rows: Sequence[Row], read: Read | None = None) -> list[Curve]:
     found: dict[tuple[str, str, str], Curve] = {}
     reader = read or samples_reader()
     for row in sorted(rows, key=lambda row: -row.arm.alpha):
-        for kind in _KINDS:
+        for kind in columns.KINDS:
             base = _unsteered(rows, row)
             lines = _points(base, row, kind, reader) if base is not None else {}
-            key = (row.checkpoint, _setting(row.arm), kind)
+            key = (row.checkpoint, row.arm.setting, kind)
             if lines and key not in found:
-                found[key] = Curve(row.checkpoint, key[1] + kind, {})
+                found[key] = Curve(row.checkpoint, key[1] + columns.suffix(kind), {})
             for name, difference in lines.items():
                 found[key].lines.setdefault(name, []).append(Point(row.arm.alpha, difference))
     order = list(dict.fromkeys(row.checkpoint for row in rows))
@@ -93,56 +84,25 @@ def _unsteered(rows: Sequence[Row], row: Row) -> Row | None:
     """The row at alpha 1 that differs from `row` in nothing but steering."""
     if row.arm.alpha == 1:
         return None
-    plain = Arm()
-    wanted = replace(
-        row.arm,
-        alpha=1.0,
-        schedule=plain.schedule,
-        steer_generated=plain.steer_generated,
-        layers=None,
-        heads=None,
-    )
     same = (r for r in rows if r.checkpoint == row.checkpoint)
-    return next((r for r in same if r.arm.alpha == 1 and _bare(r.arm) == wanted), None)
+    return next((r for r in same if r.arm == row.arm.unsteered), None)
 
 
-def _bare(arm: Arm) -> Arm:
-    """At alpha 1 the other settings of steering have no effect."""
-    plain = Arm()
-    return replace(
-        arm,
-        schedule=plain.schedule,
-        steer_generated=plain.steer_generated,
-        layers=None,
-        heads=None,
-    )
-
-
-def _setting(arm: Arm) -> str:
-    """The arm's name without its alpha: "compound, prompt only, [IND]"."""
-    words = [arm.schedule]
-    words += [] if arm.steer_generated else ["prompt only"]
-    words += [f"layers {arm.layers}"] if arm.layers else []
-    words += [f"heads {arm.heads}"] if arm.heads else []
-    words += [] if arm.chat else ["raw"]
-    words += ["prefix"] if arm.prefix else []
-    words += [arm.indicator] if arm.indicator else []
-    words += ["on all turns"] if arm.indicator and arm.indicator_turns == "all" else []
-    return ", ".join(words)
-
-
-def _points(base: Row, row: Row, kind: str, read: Read) -> dict[str, Difference]:
+def _points(base: Row, row: Row, kind: columns.Kind, read: Read) -> dict[str, Difference]:
     lines = {}
-    for name, columns in LINES.items():
-        parts = [_difference(base, row, column + kind, read) for column in columns]
+    for name, benchmarks in columns.lines(kind).items():
+        parts = [_difference(base, row, one, kind, read) for one in benchmarks]
         known = [part for part in parts if part is not None]
         if known:
             lines[name] = mean_difference(known)
     return lines
 
 
-def _difference(base: Row, row: Row, column: str, read: Read) -> Difference | None:
+def _difference(
+    base: Row, row: Row, benchmark: columns.Benchmark, kind: columns.Kind, read: Read
+) -> Difference | None:
     """None where samples are missing, differ in documents, or are marked as not comparable."""
+    column = benchmark.column(kind)
     before, after = read(base, column), read(row, column)
     if before is None or after is None or base.cells[column].mark or row.cells[column].mark:
         return None
@@ -154,7 +114,7 @@ def _difference(base: Row, row: Row, column: str, read: Read) -> Difference | No
     except UserError:
         # No document in both.
         return None
-    return _scaled(found, 1 / _MT_BENCH_WIDTH) if column.startswith("MT-Bench") else found
+    return found if benchmark.width == 1 else _scaled(found, 1 / benchmark.width)
 
 
 def _scaled(found: Difference, factor: float) -> Difference:

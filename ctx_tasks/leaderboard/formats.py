@@ -10,87 +10,86 @@ import dataclasses
 import io
 import json
 import math
-from itertools import groupby
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from ctx_tasks import tables
 from ctx_tasks.leaderboard.board import Board, Cell, Change, Row
+from ctx_tasks.tables import Head, Labelled, Table, Value, plain_text, with_error, with_interval
 
+_FIRST = Head("checkpoint, how it is run")
 KEY = "Bold: best of its column; ~: tied with it (95 %); [..]: 95 % interval, paired."
 
 
 def show(board: Board, console: Console | None = None) -> None:
     """Print the scores, then what template and remedies change, then the notes."""
-    console = console or Console()
-    console.print(table(board))
+    console = console or tables.terminal()
+    tables.show(table(board), console)
     if any(row.tax or row.gain for row in board.rows):
-        console.print(changes(board))
+        tables.show(changes(board), console)
     for note in [KEY, *board.notes]:
-        console.print(note, markup=False, highlight=False)
+        tables.say(note, console)
 
 
 def plain(board: Board) -> str:
     """What `show` prints, as text."""
     file = io.StringIO()
-    show(board, Console(file=file, width=250))
+    show(board, tables.piped(file))
     return file.getvalue()
 
 
 def table(board: Board) -> Table:
     """Scores ± standard errors, two digits, the checkpoint above its arms."""
-    shown = _table()
-    for column in board.columns:
-        head = Text(column.replace(" (", "\n("))
-        shown.add_column(head, justify="right", no_wrap=True)
-    for checkpoint, rows in groupby(board.rows, key=lambda row: row.checkpoint):
-        shown.add_row(Text(checkpoint, style="bold"))
-        for row in rows:
-            cells = [_short(row.cells.get(column)) for column in board.columns]
-            shown.add_row(Text(f" {row.arm.name}"), *cells)
-    return shown
+    heads = [_head(column) for column in board.columns]
+    entries = [
+        Labelled(
+            row.arm.name,
+            [_value(row.cells.get(column)) for column in board.columns],
+            group=row.checkpoint,
+        )
+        for row in board.rows
+    ]
+    return Table(_FIRST, heads, entries)
 
 
 def changes(board: Board) -> Table:
     """Template tax and gains with their intervals, and over which tasks."""
-    shown = _table()
-    shown.add_column("template tax\n(raw minus chat)", justify="right", no_wrap=True)
-    shown.add_column("gain\n(over chat)", justify="right", no_wrap=True)
-    shown.add_column("mean of")
-    for checkpoint, rows in groupby(board.rows, key=lambda row: row.checkpoint):
-        changed = [row for row in rows if row.tax or row.gain]
-        if changed:
-            shown.add_row(Text(checkpoint, style="bold"))
-        for row in changed:
-            change = row.tax or row.gain
-            assert change is not None
-            cells = [Text(_interval(row.tax)), Text(_interval(row.gain))]
-            shown.add_row(Text(f" {row.arm.name}"), *cells, Text(_over(change)))
-    return shown
+    heads = [
+        Head("template tax", ("(raw minus chat)",)),
+        Head("gain", ("(over chat)",)),
+        Head("mean of", words=True),
+    ]
+    entries = [
+        Labelled(
+            row.arm.name,
+            [_interval(row.tax), _interval(row.gain), Value(_over(change))],
+            group=row.checkpoint,
+        )
+        for row in board.rows
+        if (change := row.tax or row.gain)
+    ]
+    return Table(_FIRST, heads, entries)
 
 
-def _table() -> Table:
-    shown = Table(box=SIMPLE_HEAD)
-    shown.padding = (0, 1, 0, 0)
-    shown.add_column("checkpoint, how it is run")
-    return shown
+def _head(column: str) -> Head:
+    """The kind of a benchmark, "(nano)", stands under it."""
+    name, *kind = column.split(" (")
+    return Head(name, tuple(f"({part}" for part in kind))
 
 
-def _short(cell: Cell | None) -> Text:
-    """ "0.93 ±.03 ~" """
-    if cell is None or math.isnan(cell.value):
-        return Text("-")
-    error = "" if math.isnan(cell.error) else f" ±{cell.error:.2f}".replace("±0.", "±.")
+def _value(cell: Cell | None) -> Value:
+    """ "0.93 ±.03~" """
+    if cell is None:
+        return Value("-")
     flags = ("~" if cell.tied else "") + ("!" if cell.mark else "")
-    return Text(f"{cell.value:.2f}{error}{flags:<1}", style="bold" if cell.best else "")
+    return tables.score(cell.value, cell.error, flags=flags, style="bold" if cell.best else "")
 
 
 def markdown(board: Board) -> str:
     """A table for a README or a pull request."""
-    heads = ["checkpoint", "how it is run", *board.columns, *_changes(board)]
+    columns = [escape(column) for column in board.columns]
+    heads = ["checkpoint", "how it is run", *columns, *_changes(board)]
     lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
     for row in board.rows:
         cells = [_markdown_cell(row.cells.get(column)) for column in board.columns]
@@ -115,7 +114,7 @@ def as_json(board: Board) -> str:
     rows = [
         {
             "checkpoint": row.checkpoint,
-            "arm": {"name": row.arm.name, **dataclasses.asdict(row.arm)},
+            "arm": {"name": row.arm.name, **row.arm.record()},
             "cells": {name: dataclasses.asdict(cell) for name, cell in row.cells.items()},
             "tax": row.tax and dataclasses.asdict(row.tax),
             "gain": row.gain and dataclasses.asdict(row.gain),
@@ -129,7 +128,7 @@ def as_json(board: Board) -> str:
 
 def escape(text: str) -> str:
     """Foreign text as plain text in a Markdown table."""
-    marked = "".join("\\" + c if c in "\\`*_[]|#<>&!~" else c for c in text)
+    marked = "".join("\\" + c if c in "\\`*_[]|#<>&!~" else c for c in plain_text(text))
     return " ".join(marked.split())
 
 
@@ -139,11 +138,11 @@ def _changes(board: Board) -> list[str]:
     return [name for name, kind in found if any(getattr(row, kind) for row in board.rows)]
 
 
-def _interval(change: Change | None) -> str:
+def _interval(change: Change | None) -> Value:
     if change is None:
-        return ""
+        return Value("")
     found = change.difference
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    return tables.change(found.mean, found.low, found.high)
 
 
 def _over(change: Change) -> str:
@@ -153,15 +152,18 @@ def _over(change: Change) -> str:
 
 def _change(row: Row, name: str) -> str:
     change = row.tax if name == "template tax" else row.gain
-    return "" if change is None else f"{_interval(change)}, {_over(change)}"
+    if change is None:
+        return ""
+    found = change.difference
+    return f"{with_interval(found.mean, found.low, found.high)}, {escape(_over(change))}"
 
 
 def score(cell: Cell | None) -> str:
     """Value ± standard error, three digits; "-" where there is no score."""
     if cell is None or math.isnan(cell.value):
         return "-"
-    error = "" if math.isnan(cell.error) else f" ± {cell.error:.3f}"
-    return f"{cell.value:.3f}{error}{' ~' if cell.tied else ''}{' !' if cell.mark else ''}"
+    shown = with_error(cell.value, cell.error)
+    return f"{shown}{' ~' if cell.tied else ''}{' !' if cell.mark else ''}"
 
 
 def _markdown_cell(cell: Cell | None) -> str:
@@ -171,11 +173,15 @@ def _markdown_cell(cell: Cell | None) -> str:
 
 
 def _flat(row: Row, board: Board) -> dict[str, Any]:
-    flat: dict[str, Any] = {"checkpoint": row.checkpoint, "arm": row.arm.name}
+    flat: dict[str, Any] = {
+        "checkpoint": plain_text(row.checkpoint),
+        "arm": plain_text(row.arm.name),
+    }
     for column in board.columns:
-        cell = row.cells.get(column)
-        for part in ("value", "error", "n", "best", "tied", "mark"):
-            flat[f"{column} {part}"] = "" if cell is None else getattr(cell, part)
+        cell, name = row.cells.get(column), plain_text(column)
+        for part in ("value", "error", "n", "best", "tied"):
+            flat[f"{name} {part}"] = "" if cell is None else getattr(cell, part)
+        flat[f"{name} mark"] = "" if cell is None else plain_text(cell.mark)
     for kind in ("tax", "gain"):
         change: Change | None = getattr(row, kind)
         for part in ("mean", "error", "low", "high"):

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ctx_tasks.errors import UserError
-from ctx_tasks.files import Record, fetch, listed, read_file, read_files
+from ctx_tasks.rows import Record, fetch, listed, read_file, read_files
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -22,19 +22,14 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask
 
 from ctx_tasks import harness
+from ctx_tasks.arm import ARGUMENTS, CHECKPOINT, EXECUTION
 from ctx_tasks.errors import UserError
 from ctx_tasks.prompts import WithoutIndicator
-from ctx_tasks.results import EXECUTION
 
 logger = logging.getLogger(__name__)
 
 _FIRST = "mt_bench_first"
 _INDICATOR = "mt_bench_indicator"
-_DECISIVE = {
-    *("pretrained", "model", "peft", "delta", "revision", "subfolder", "dtype"),
-    *("load_in_4bit", "load_in_8bit", "gguf_file", "alpha", "schedule", "steer_generated"),
-    *("layers", "heads", "indicator", "indicator_turns"),
-}
 Template = Callable[..., str]
 
 
@@ -192,7 +187,7 @@ def check_same_model(samples: Path, metadata: Mapping[str, Any]) -> None:
         ) from error
     # This run's metadata holds its model arguments among other settings: of what the first run did
     # not have, only these are known to be model arguments.
-    names = given.keys() | (_DECISIVE & metadata.keys())
+    names = given.keys() | (CHECKPOINT.union(ARGUMENTS) & metadata.keys())
     differing = [name for name in names - EXECUTION if metadata.get(name) != given.get(name)]
     if differing:
         name = min(differing)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ctx_tasks import reading
 from ctx_tasks.errors import UserError
-from ctx_tasks.files import Record, read_file
 from ctx_tasks.needle import task as needle
+from ctx_tasks.rows import Record, read_file
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from ctx_tasks.errors import UserError
-from ctx_tasks.files import Record, read_files
 from ctx_tasks.metrics import keyword_recall
+from ctx_tasks.rows import Record, read_files
 
 ESSAYS = "baber/paul_graham_essays"
 _PACKAGE = Path(__file__).parent

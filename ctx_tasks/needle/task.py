@@ -20,7 +20,7 @@ from jinja2 import TemplateError
 
 from ctx_tasks.errors import UserError
 from ctx_tasks.loaded import behind
-from ctx_tasks.metrics import keyword_recall
+from ctx_tasks.metrics import keyword_recall, unanswered
 from ctx_tasks.needle.documents import (
     SENTENCE_END,
     Document,
@@ -141,12 +141,14 @@ def nih(
 
 
 def scores(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """`recall` (share of keywords in the output, 0.0 to 1.0), `recall_error`, `score` (= recall).
+    """`recall` (share of keywords in the output, 0.0 to 1.0), `recall_error`, `score` (= recall),
+    and `empty` with its part `dangling`, never 1 where a keyword was found.
 
     Over the generated text only: a response prefix is part of the prompt and counts for nothing.
     """
     recall = keyword_recall(results[0], doc["keywords"])
-    return {"recall": recall, "recall_error": 1.0 - recall, "score": recall}
+    found = {"recall": recall, "recall_error": 1.0 - recall, "score": recall}
+    return {**found, **unanswered(results[0], answered=recall > 0)}
 
 
 def longest_document(window: int | None, room: int, asked: int | None) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ctx_tasks.arm import CHAT, RAW
 from ctx_tasks.leaderboard.board import Row
 from ctx_tasks.leaderboard.curves import Read
 from ctx_tasks.report.prompts import Piece, Prompt, segment, shorten
@@ -112,8 +113,8 @@ def _groups(rows: Sequence[Row], checkpoint: str, column: str, read: Read) -> li
     scores = np.stack([_scores(rows[place], column, found[place], hashes) for place in found])
     spread = np.nan_to_num(np.fmax.reduce(scores) - np.fmin.reduce(scores))
     arms = [rows[place].arm for place in found]
-    raw = [n for n, arm in enumerate(arms) if arm.name == "raw"]
-    chat = [n for n, arm in enumerate(arms) if arm.name == "chat"]
+    raw = [n for n, arm in enumerate(arms) if arm == RAW]
+    chat = [n for n, arm in enumerate(arms) if arm == CHAT]
     tax = np.nan_to_num(np.abs(scores[raw[0]] - scores[chat[0]])) if raw and chat else spread
     # Ties keep the file's order.
     order = np.lexsort((np.fmax.reduce(scores), -spread, -tax))[:MOST]

@@ -16,6 +16,7 @@ from statistics import fmean
 import matplotlib
 from matplotlib.colors import to_hex
 
+from ctx_tasks import tables
 from ctx_tasks.leaderboard.board import Change
 from ctx_tasks.leaderboard.curves import Curve
 from ctx_tasks.statistics import Difference
@@ -23,7 +24,7 @@ from ctx_tasks.statistics import Difference
 # Width and height of a curve or heatmap, and where its axes are: left, top, right, bottom.
 WIDTH, HEIGHT = 340, 230
 LEFT, TOP, RIGHT, BOTTOM = 48, 10, 330, 190
-# Class and marker of each line of a curve, by the names in `curves.LINES`.
+# Class and marker of each line of a curve, by the names in `columns.LINES`.
 STYLES = {
     "NIH recall": ("nih", "circle"),
     "SQuAD, QuAC": ("qa", "square"),
@@ -99,7 +100,7 @@ def _ends(found: Difference) -> list[float]:
 
 
 def _signed(value: float) -> str:
-    return "0" if abs(value) < 1e-9 else f"{value:+.2f}".replace("-", "−")
+    return "0" if abs(value) < 1e-9 else tables.number(value, 2, signed=True).replace("-", "−")
 
 
 @dataclass(frozen=True)

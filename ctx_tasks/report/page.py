@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -20,7 +19,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ctx_tasks.errors import UserError
+from ctx_tasks.columns import is_needle
+from ctx_tasks.files import write_text
 from ctx_tasks.leaderboard.board import Board, Row
 from ctx_tasks.leaderboard.curves import curves, samples_reader
 from ctx_tasks.plots import needle_cells
@@ -28,9 +28,9 @@ from ctx_tasks.report import documents as report_documents
 from ctx_tasks.report import figures as report_figures
 from ctx_tasks.report.figures import Heatmap
 from ctx_tasks.results import read_documents
+from ctx_tasks.tables import number
 
 PARTS = Path(__file__).parent / "template"
-_NEEDLE = "NIH recall"
 
 
 def write(board: Board, path: Path) -> None:
@@ -39,14 +39,7 @@ def write(board: Board, path: Path) -> None:
     Raises:
         UserError: the file cannot be written, or a sample file cannot be read.
     """
-    text = page(board)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}); name another file.") from error
+    write_text(path, page(board))
 
 
 def page(board: Board) -> str:
@@ -106,11 +99,11 @@ def _hash(text: str) -> str:
 
 def _number(value: float) -> str:
     """Three decimals, or a dash for what is not known."""
-    return "–" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
+    return "–" if math.isnan(value) else number(value).replace("-", "−")
 
 
 def _signed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
+    return "–" if math.isnan(value) else number(value, signed=True).replace("-", "−")
 
 
 def _known(value: float) -> bool:
@@ -143,7 +136,7 @@ def _heatmaps(rows: Sequence[Row]) -> list[Heatmap]:
     found = []
     for row in rows:
         for column, result in row.results.items():
-            if column.startswith(_NEEDLE) and result.samples_file is not None:
+            if is_needle(result.task) and result.samples_file is not None:
                 cells = needle_cells(read_documents(result))
                 if cells:
                     figure = report_figures.heatmap(row.checkpoint, row.arm.name, column, cells)

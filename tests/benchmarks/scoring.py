@@ -40,7 +40,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from ctx_models.spans import Segment
-from training import files
+from ctx_tasks.rows import read_rows
 from training.data.cleaning import to_conversation
 from training.dependency.equation import Encoded, Scores, default_layer, encode, score_batch
 from training.dependency.run import bucketed
@@ -71,7 +71,7 @@ def model(layers: int, dtype: str) -> Any:
 def conversations(count: int) -> list[Encoded]:
     data = Path(os.environ["CTX_REAL_DATA"])
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizers" / "tinyllama-1.1b-chat-v1.0")
-    rows = list(files.read_rows(data / "sft" / "sharegpt_sample.json"))[:count]
+    rows = list(read_rows(data / "sft" / "sharegpt_sample.json"))[:count]
     return [encode(tokenizer, to_conversation(row, 0).messages, LENGTH) for row in rows]
 
 

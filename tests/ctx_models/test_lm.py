@@ -16,11 +16,11 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ctx_models.arm import parse_layers
 from ctx_models.indicator import add_indicator
 from ctx_models.registry import register_model
 from ctx_models.spans import Segment, raw, render, segment, tokenize, with_response
 from ctx_models.steering import Steering, steer
+from ctx_tasks.arm import parse_layers
 from ctx_tasks.errors import UserError
 from tests import tiny
 from tests.ctx_models import naive, offline_tasks

@@ -121,4 +121,4 @@ def test_the_command_prints_differences_and_flips_as_plain_text(tmp_path, capsys
     assert done.value.code == 0
     shown = capsys.readouterr().out
     assert "+0.175" in shown
-    assert "B: [red] [31mX" in shown
+    assert "B: [red]\N{REPLACEMENT CHARACTER}[31mX" in shown

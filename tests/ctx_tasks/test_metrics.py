@@ -43,7 +43,25 @@ def test_answers_of_several_spans(case: dict[str, Any]) -> None:
     given = case["prediction"], case["answers"]
     assert metrics.contains_all(*given) is case["all"]
     assert metrics.contains_all(*given, whole_words=True) is case["words"]
+    assert metrics.contains_verbatim(*given) is case["verbatim"]
     assert metrics.contains_released(*given) is case["released"]
+
+
+@cases("unanswered")
+def test_what_is_no_answer(case: dict[str, Any]) -> None:
+    found = metrics.unanswered(case["text"], answered=False)
+    assert found == {"empty": case["empty"], "dangling": case["dangling"]}
+
+
+@given(st.text())
+def test_an_answer_that_holds_the_reference_is_never_empty(text: str) -> None:
+    assert metrics.unanswered(text, answered=True) == {"empty": 0.0, "dangling": 0.0}
+
+
+@given(st.text(alphabet="a1:. \n*"))
+def test_what_dangles_is_a_part_of_what_is_empty(text: str) -> None:
+    found = metrics.unanswered(text, answered=False)
+    assert found["empty"] == max(found["dangling"], metrics.is_empty(text))
 
 
 @cases("first_sentence")

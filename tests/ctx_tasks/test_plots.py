@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from ctx_tasks.columns import LINES
 from ctx_tasks.errors import UserError
-from ctx_tasks.leaderboard.curves import LINES, Curve, Point
+from ctx_tasks.leaderboard.curves import Curve, Point
 from ctx_tasks.plots import alpha_curve, change_bars, nih_heatmap
 from ctx_tasks.statistics import Difference
 from tests.ctx_tasks.report import report_data

@@ -91,8 +91,28 @@ SQUAD_ANSWERS = {
 def test_squad_scores_only_the_first_sentence(run: Run) -> None:
     results, _ = run("squad_contains", SQUAD_ANSWERS)
     found = scores(results, "squad_contains")
-    expected = {"contains": 2 / 3, "contains_words": 2 / 3, "score": 2 / 3}
+    hits = ("contains", "contains_words", "contains_verbatim", "score")
+    expected = {**dict.fromkeys(hits, 2 / 3), "empty": 0, "dangling": 0}
     assert found == pytest.approx(expected)
+
+
+def test_the_first_versions_rule_wants_the_reference_as_written_but_for_case(run: Run) -> None:
+    answers = {**SQUAD_ANSWERS, "Who lit the lamp?": "a,d,a", "When was it lit?": "IN 1999"}
+    results, _ = run("squad_contains", answers)
+    found = scores(results, "squad_contains")
+    assert (found["contains"], found["contains_verbatim"]) == pytest.approx((1, 2 / 3))
+
+
+def test_answers_without_a_word_are_counted_and_not_averaged_in(run: Run) -> None:
+    answers = {
+        "Who lit the lamp?": "Ada:",
+        "When was it lit?": "The year:",
+        "How many boats left?": "",
+    }
+    results, _ = run("squad_contains", answers)
+    found = scores(results, "squad_contains")
+    assert (found["empty"], found["dangling"]) == pytest.approx((2 / 3, 1 / 3))
+    assert found["score"] == pytest.approx(1 / 3)
 
 
 def test_whole_words_are_stricter(run: Run) -> None:
@@ -105,9 +125,9 @@ def test_whole_words_are_stricter(run: Run) -> None:
 def test_quac_counts_unanswerable_questions_as_the_paper_does(run: Run) -> None:
     results, _ = run("quac_contains", {"Who lit it?": "Ada did", "Who sank?": "the Wren"})
     expected = {
-        "contains": 0.5,
-        "contains_words": 0.5,
-        "score": 0.5,
+        **dict.fromkeys(("contains", "contains_words", "contains_verbatim", "score"), 0.5),
+        "empty": 0.0,
+        "dangling": 0.0,
         "contains_answerable": 1.0,
     }
     assert scores(results, "quac_contains") == expected
@@ -123,12 +143,8 @@ def test_drop_reports_the_papers_and_the_released_rule(run: Run) -> None:
     answers = {"How many?": "three boats", "When?": "On 4 May 1820", "First two?": "the Gull"}
     results, _ = run("drop_contains", answers)
     # three: a later annotator's; 4 May 1820: the first answer; Gull: one span of two.
-    expected = {
-        "contains": 2 / 3,
-        "contains_words": 2 / 3,
-        "contains_released": 2 / 3,
-        "score": 2 / 3,
-    }
+    hits = ("contains", "contains_words", "contains_released", "score")
+    expected = {**dict.fromkeys(hits, 2 / 3), "empty": 0, "dangling": 0}
     assert scores(results, "drop_contains") == pytest.approx(expected)
     by_document = [sample["contains_released"] for sample in results["samples"]["drop_contains"]]
     assert by_document == [0.0, 1.0, 1.0]
@@ -156,6 +172,11 @@ PROMPTS = [
         f"{data.HARBOUR}\nAnswer the question according to the above passage: How many?",
     ),
     ("drop_contains_plain", f"{data.HARBOUR} How many?"),
+    (
+        "drop_contains_prefix",
+        f"{data.HARBOUR}\nAnswer the question according to the above passage: How many? "
+        "The answer is",
+    ),
 ]
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from ctx_models import nano
+from ctx_tasks.arm import Arm
 from ctx_tasks.catalogue import task_folder
 from ctx_tasks.errors import UserError
-from ctx_tasks.results import Arm, read_documents, read_runs, read_samples
+from ctx_tasks.results import read_documents, read_runs, read_samples
 from tests.ctx_tasks.result_files import sample, write_run
 
 STEERED = {"alpha": 0.9, "schedule": "compound", "steer_generated": False, "indicator": "[IND]"}

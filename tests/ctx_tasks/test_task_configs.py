@@ -13,6 +13,7 @@ from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
+from ctx_tasks.prompts import ANSWER_PREFIX
 from tests import tiny
 from tests.ctx_tasks import mt_bench_data
 from tests.ctx_tasks import reading_data as data
@@ -22,22 +23,31 @@ CONFIGS = Path(__file__).parents[2] / "task_configs"
 TASKS = {
     "drop_contains",
     "drop_contains_plain",
+    "drop_contains_prefix",
     "nano_by_heart",
     "nano_drop_contains",
+    "nano_drop_contains_prefix",
     "nano_nih_recall",
     "nano_nih_recall_prefix",
     "nano_quac_contains",
+    "nano_quac_contains_prefix",
     "nano_squad_contains",
+    "nano_squad_contains_prefix",
     "nih_recall",
     "nih_recall_prefix",
     "quac_contains",
     "quac_contains_plain",
+    "quac_contains_prefix",
     "squad_contains",
     "squad_contains_plain",
+    "squad_contains_prefix",
 }
 # Their answers are rated after the run: no target, no score yet.
 RATED = {"mt_bench", "mt_bench_2turn"}
-GROUPS = {"context_awareness", "nano_context_awareness"}
+GROUPS = {
+    *("context_awareness", "context_awareness_prefix"),
+    *("nano_context_awareness", "nano_context_awareness_prefix"),
+}
 AVERAGED = ["nih_recall", "squad_contains", "quac_contains", "drop_contains"]
 each_task = pytest.mark.parametrize("name", sorted(TASKS | RATED))
 each_scored_task = pytest.mark.parametrize("name", sorted(TASKS))
@@ -69,7 +79,7 @@ def build(manager: TaskManager, name: str) -> Task:
 
 
 def test_there_is_a_yaml_for_each_task_and_group_and_no_other(manager: TaskManager) -> None:
-    assert len(list(CONFIGS.rglob("*.yaml"))) == 18
+    assert len(list(CONFIGS.rglob("*.yaml"))) == 26
     assert set(manager.all_tasks) == TASKS | RATED | GROUPS
 
 
@@ -120,6 +130,33 @@ def test_task_scores_an_output_with_the_metrics_it_states(manager: TaskManager, 
     assert scored == stated
 
 
+@each_scored_task
+def test_task_reports_answers_without_a_word(manager: TaskManager, name: str) -> None:
+    task = build(manager, name)
+    better = {metric["metric"]: metric["higher_is_better"] for metric in task.config.metric_list}
+    document = next(iter(task.eval_docs))
+    reference = document["needle"] if "needle" in document else document["references"][0][0]
+    for output, empty, dangling in [("", 1, 0), ("Well:\n", 1, 1), (f"{reference}:", 0, 0)]:
+        found = task.process_results(document, [output])
+        assert (found["empty"], found["dangling"]) == (empty, dangling)
+    assert better["empty"] is better["dangling"] is False
+
+
+@pytest.mark.parametrize("name", [*AVERAGED, *(f"nano_{one}" for one in AVERAGED)])
+def test_the_begun_task_differs_from_its_twin_by_the_prefix_alone(
+    manager: TaskManager, name: str
+) -> None:
+    plain, begun = build(manager, name), build(manager, f"{name}_prefix")
+    assert plain.config.gen_prefix is None
+    needle = "nih" in name
+    assert begun.config.gen_prefix == ("response_prefix" if needle else ANSWER_PREFIX)
+    assert list(plain.eval_docs) == list(begun.eval_docs)
+    document = next(iter(plain.eval_docs))
+    assert plain.doc_to_text(document) == begun.doc_to_text(document)
+    for key in ("generation_kwargs", "metric_list", "process_results"):
+        assert getattr(plain.config, key) == getattr(begun.config, key)
+
+
 @pytest.mark.parametrize("folder", sorted({path.parent for path in CONFIGS.glob("*/*.yaml")}))
 def test_every_folder_has_a_readme_with_its_tasks_and_a_changelog(folder: Path) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
@@ -128,15 +165,18 @@ def test_every_folder_has_a_readme_with_its_tasks_and_a_changelog(folder: Path) 
     assert all(path.stem in text for path in folder.glob("*.yaml"))
 
 
-def test_the_group_is_the_unweighted_mean_of_the_four_scores(manager: TaskManager) -> None:
-    group = manager.load(["context_awareness"])["groups"]["context_awareness"]
+@pytest.mark.parametrize("name", sorted(GROUPS))
+def test_a_group_is_the_unweighted_mean_of_its_four_scores(manager: TaskManager, name: str) -> None:
+    group = manager.load([name])["groups"][name]
     assert isinstance(group, Group)
-    assert group.child_names == AVERAGED
-    values = dict(zip(AVERAGED, [0.9846, 0.5918, 0.1130, 0.2739], strict=True))
-    sizes = dict(zip(AVERAGED, [400, 10570, 1000, 9536], strict=True))
+    first, _, end = name.partition("context_awareness")
+    averaged_tasks = [f"{first}{one}{end}" for one in AVERAGED]
+    assert group.child_names == averaged_tasks
+    values = dict(zip(averaged_tasks, [0.9846, 0.5918, 0.1130, 0.2739], strict=True))
+    sizes = dict(zip(averaged_tasks, [400, 10570, 1000, 9536], strict=True))
     results: dict[str, Any] = {
         name: {"score,none": values[name], "score_stderr,none": 0.02, "sample_len": sizes[name]}
-        for name in AVERAGED
+        for name in averaged_tasks
     }
     averaged = group.aggregate(results)
     assert averaged["score,none"] == pytest.approx((0.9846 + 0.5918 + 0.1130 + 0.2739) / 4)

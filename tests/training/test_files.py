@@ -1,19 +1,15 @@
-"""Streams in three formats, atomic writes, provenance."""
+"""What a step leaves beside its output: inputs by hash, settings, counts, versions."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import sha256
+from ctx_tasks.row_writer import write_rows
 from training import files
 
 ROWS = [
@@ -22,161 +18,10 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["x.jsonl", "x.parquet"])
-def test_rows_survive_writing_and_reading(tmp_path: Path, name: str) -> None:
-    assert files.write_rows(tmp_path / name, iter(ROWS)) == 2
-    assert list(files.read_rows(tmp_path / name)) == ROWS
-    assert [p.name for p in tmp_path.iterdir()] == [name]
-
-
-@pytest.mark.parametrize("head", ["", "\ufeff", "\n  "])
-def test_json_is_read_as_an_array_or_as_lines(tmp_path: Path, head: str) -> None:
-    (tmp_path / "array.json").write_text(head + json.dumps(ROWS, indent=1), encoding="utf-8")
-    (tmp_path / "lines.json").write_text(
-        head + "\n\n".join(json.dumps(row) for row in ROWS), encoding="utf-8"
-    )
-    assert list(files.read_rows(tmp_path / "array.json")) == ROWS
-    assert list(files.read_rows(tmp_path / "lines.json")) == ROWS
-
-
-def test_a_folder_is_read_in_name_order_without_meta_and_hidden_files(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "c.json").write_text('[{"name": "sub/c.json"}]')
-    for name in ("b.jsonl", "a.parquet"):
-        files.write_rows(tmp_path / name, [{"name": name}])
-    (tmp_path / ".d.jsonl.partial").write_text("{")
-    (tmp_path / ".e.jsonl").write_text("{")
-    (tmp_path / "b.jsonl.meta.json").write_text("{}")
-    (tmp_path / "notes.txt").write_text("x")
-    names = [row["name"] for row in files.read_rows(tmp_path)]
-    assert names == ["a.parquet", "b.jsonl", "sub/c.json"]
-
-
-@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
-def test_half_an_emoji_becomes_a_question_mark(tmp_path: Path, name: str) -> None:
-    text = '{"t": "a \\ud83d b \\ud83d\\ude00"}'
-    (tmp_path / name).write_text(f"[{text}]" if name.endswith("json") else text)
-    assert list(files.read_rows(tmp_path / name)) == [{"t": "a ? b 😀"}]
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "words"),
-    [
-        ("x.jsonl", b'{"a": 1}\n{"a": ', "Line 2"),
-        ("x.jsonl", b"[1, 2]\n", "Line 1"),
-        ("x.json", b'[{"a": 1}, {"a', "not a whole JSON array"),
-        ("x.json", b"[1]", "Element 0"),
-        ("x.parquet", b"PAR1 no", "not a readable parquet"),
-        ("x.csv", b"a,b", "readable are .jsonl, .json, .parquet"),
-    ],
-)
-def test_broken_data_is_one_sentence_that_names_the_file(
-    tmp_path: Path, name: str, data: bytes, words: str
-) -> None:
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises(UserError, match=words) as caught:
-        list(files.read_rows(tmp_path / name))
-    assert str(tmp_path / name) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_and_an_empty_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.jsonl"):
-        list(files.read_rows(tmp_path / "nowhere.jsonl"))
-    with pytest.raises(UserError, match=r"holds no \.jsonl"):
-        list(files.read_rows(tmp_path))
-
-
-def test_a_large_json_array_is_not_loaded_whole(tmp_path: Path) -> None:
-    path = tmp_path / "large.json"
-    with path.open("w") as file:
-        file.write("[" + ",".join(json.dumps({"t": "x" * 1000}) for _ in range(20_000)) + "]")
-    tracemalloc.start()
-    count = sum(1 for _ in files.read_rows(path))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert count == 20_000
-    assert peak < path.stat().st_size / 10
-
-
-def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "x.parquet"
-    files.write_rows(path, ROWS)
-    before = path.read_bytes()
-
-    def interrupted() -> Iterator[files.Row]:
-        yield ROWS[0]
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        files.write_rows(path, interrupted())
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_killed_writer_leaves_no_final_file_and_a_rerun_cleans_up(tmp_path: Path) -> None:
-    script = (
-        "import os, signal, sys; from training import files\n"
-        "with files.row_writer(sys.argv[1]) as w:\n"
-        "    w.write({'a': 1}); os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    path = tmp_path / "x.jsonl"
-    ended = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
-    assert ended.returncode == -9
-    assert not path.exists()
-    files.write_rows(path, ROWS)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_parquet_keeps_null_scores_and_the_same_bytes_twice(tmp_path: Path) -> None:
-    rows = [{"id": None, "context_dependency": [None]}] * 1000
-    rows += [{"id": "x", "context_dependency": [0.25, None]}, {"id": "y"}]
-    for name in ("a.parquet", "b.parquet"):
-        files.write_rows(tmp_path / name, rows)
-    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
-    read = list(files.read_rows(tmp_path / "a.parquet"))
-    assert read[0] == rows[0]
-    assert read[1000] == rows[1000]
-    assert read[1001] == {"id": "y", "context_dependency": None}
-
-
-@pytest.mark.parametrize(
-    "late", [{"a": 1, "b": 2}, {"a": "text"}, {"a": [1]}], ids=["column", "type", "nested"]
-)
-def test_rows_that_fit_no_schema_are_an_error_not_a_loss(
-    tmp_path: Path, late: dict[str, object]
-) -> None:
-    with pytest.raises(UserError, match=r"write to a \.jsonl file"):
-        files.write_rows(tmp_path / "x.parquet", [{"a": 1}] * 1000 + [late])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_extra_key_in_a_late_message_is_not_dropped_silently(tmp_path: Path) -> None:
-    plain = {"messages": [{"role": "user", "content": "x"}]}
-    named = {"messages": [{"role": "user", "content": "x", "name": "n"}]}
-    with pytest.raises(UserError, match=r"\.jsonl"):
-        files.write_rows(tmp_path / "x.parquet", [plain] * 1000 + [named])
-
-
-def test_an_empty_parquet_file_is_readable(tmp_path: Path) -> None:
-    files.write_rows(tmp_path / "x.parquet", [])
-    assert list(files.read_rows(tmp_path / "x.parquet")) == []
-
-
-def test_only_jsonl_and_parquet_are_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"must end in \.jsonl or \.parquet"):
-        files.write_rows(tmp_path / "x.json", ROWS)
-
-
-def test_a_foreign_parquet_file_is_read(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"a": list(range(2500))}), tmp_path / "x.parquet", row_group_size=700)
-    assert [row["a"] for row in files.read_rows(tmp_path / "x.parquet")] == list(range(2500))
-
-
 def test_meta_names_inputs_by_hash_and_is_the_same_twice(tmp_path: Path) -> None:
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    files.write_rows(source, ROWS)
-    files.write_rows(output, ROWS)
+    write_rows(source, ROWS)
+    write_rows(output, ROWS)
     texts = []
     for _ in range(2):
         path = files.write_meta(
@@ -186,45 +31,13 @@ def test_meta_names_inputs_by_hash_and_is_the_same_twice(tmp_path: Path) -> None
     assert texts[0] == texts[1]
     assert path.name == "out.jsonl.meta.json"
     meta = json.loads(texts[0])
-    assert meta["inputs"][0]["sha256"] == files.sha256(source) == meta["output_sha256"]
+    assert meta["inputs"][0]["sha256"] == sha256(source) == meta["output_sha256"]
     assert meta["settings"] == {"p": str(tmp_path)}
     assert "transformers" in meta["versions"]
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"abc")
-    assert files.sha256(tmp_path / "x").startswith("ba7816bf8f01cfea")
-
-
-def test_hub_names_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data" / "chats").mkdir(parents=True)
-    assert files.is_hub_name("HuggingFaceH4/ultrachat_200k")
-    assert not files.is_hub_name("data/chats")
-    assert not files.is_hub_name("data/chats.jsonl")
-    assert not files.is_hub_name("/data/chats")
-    assert not files.is_hub_name("chats")
-
-
-def test_hub_rows_come_through_the_streaming_reader_of_datasets(tmp_path: Path) -> None:
-    files.write_rows(tmp_path / "x.jsonl", ROWS)
-    rows = list(files.hub_rows("json", data_files=str(tmp_path / "x.jsonl")))
-    assert rows == ROWS
-
-
-def test_an_unreachable_hub_dataset_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="'nobody/nothing' could not be opened") as caught:
-        list(files.read_source("nobody/nothing", data_file="x.json"))
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="'json' could not be opened"):
-        list(files.hub_rows("json", data_files=str(tmp_path / "nowhere.jsonl")))
-
-
 def test_the_input_is_never_the_output(tmp_path: Path) -> None:
-    files.write_rows(tmp_path / "x.jsonl", ROWS)
+    write_rows(tmp_path / "x.jsonl", ROWS)
     with pytest.raises(UserError, match="also the input"):
         files.refuse_overwrite(tmp_path / "x.jsonl", tmp_path)
     files.refuse_overwrite(tmp_path / "y.jsonl", tmp_path)

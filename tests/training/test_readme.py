@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ctx_tasks.rows import read_rows
 from tests.training.tuning import inputs as tuning
-from training import files
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def test_the_commands_for_tuning_run_as_they_stand(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "24 conversations read" in done.stdout
     assert "nano_context_awareness" in done.stdout
-    marked = list(files.read_rows(tmp_path / "data" / "marked.jsonl"))
+    marked = list(read_rows(tmp_path / "data" / "marked.jsonl"))
     assert sum(json.dumps(row).count(" [IND]") for row in marked) > 0
     for written in ("layers.png", "data/marked.jsonl.lengths.png", "runs/ind/model.safetensors"):
         assert (tmp_path / written).is_file()

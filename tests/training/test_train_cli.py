@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ctx_tasks.row_writer import write_rows
+from ctx_tasks.rows import read_rows
 from tests.tiny import model, tokenizer
-from training import cli, files
+from training import cli
 
 COMMANDS = ("prepare", "score", "agreement", "select", "sft", "merge")
 
@@ -80,7 +82,7 @@ def test_a_mistake_shows_no_traceback_in_a_process_of_its_own(tmp_path: Path) ->
 def test_prepare_and_select_in_a_row(tmp_path: Path) -> None:
     tokenizer().save_pretrained(tmp_path / "tok")
     pairs = [{"instruction": f"Name bird {i}.", "output": f"Bird {i}."} for i in range(5)]
-    files.write_rows(tmp_path / "raw.jsonl", [*pairs, pairs[0], {"instruction": "x", "output": ""}])
+    write_rows(tmp_path / "raw.jsonl", [*pairs, pairs[0], {"instruction": "x", "output": ""}])
     first = run(
         *("prepare", "raw.jsonl", "-o", "chats.jsonl", "--report", "fates.jsonl"),
         *("--tokenizer", "tok"),
@@ -89,17 +91,17 @@ def test_prepare_and_select_in_a_row(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert "7 conversations read: 5 kept, 0 changed, 2 dropped." in first.stdout
     assert "Table 1: 5 conversations, 5 instructions, average tokens" in first.stdout
-    assert sum(1 for _ in files.read_rows(tmp_path / "fates.jsonl")) == 7
+    assert sum(1 for _ in read_rows(tmp_path / "fates.jsonl")) == 7
 
-    chats = files.read_rows(tmp_path / "chats.jsonl")
+    chats = read_rows(tmp_path / "chats.jsonl")
     scored = ({**row, "context_dependency": [i / 5]} for i, row in enumerate(chats))
-    files.write_rows(tmp_path / "scored.parquet", scored)
+    write_rows(tmp_path / "scored.parquet", scored)
     second = run("select", "scored.parquet", "-o", "marked.jsonl", "--beta", "0.5", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     assert "Table 1: 2 of 5 scored turns selected (40.0 %)" in second.stdout
     assert (tmp_path / "marked.jsonl.lengths.png").exists()
     assert (tmp_path / "marked.jsonl.meta.json").exists()
-    contents = [r["messages"][0]["content"] for r in files.read_rows(tmp_path / "marked.jsonl")]
+    contents = [r["messages"][0]["content"] for r in read_rows(tmp_path / "marked.jsonl")]
     assert [content.endswith(" [IND]") for content in contents] == [False] * 3 + [True] * 2
 
 
@@ -109,7 +111,7 @@ def test_score_feeds_select_and_agreement_reads_the_same_dataset(
     tokenizer().save_pretrained(tmp_path / "seed")
     model().save_pretrained(tmp_path / "seed")
     pairs = [{"instruction": f"Name bird {i}.", "output": f"Bird {i}."} for i in range(6)]
-    files.write_rows(tmp_path / "raw.jsonl", pairs)
+    write_rows(tmp_path / "raw.jsonl", pairs)
     seed = ("--model", "seed", "--device", "cpu")
     for command in (
         ("prepare", "raw.jsonl", "-o", "chats.jsonl"),
@@ -126,7 +128,10 @@ def test_score_feeds_select_and_agreement_reads_the_same_dataset(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("prepare", "nowhere.jsonl", "-o", "out.jsonl"), "There is no file or folder nowhere"),
+        (
+            ("prepare", "nowhere.jsonl", "-o", "out.jsonl"),
+            "nowhere.jsonl, which does not exist",
+        ),
         (("prepare", "in.jsonl", "-o", "out.txt"), "must end in .jsonl or .parquet"),
         (("prepare", "in.jsonl", "-o", "in.jsonl"), "also the input"),
         (("prepare", "in.jsonl", "-o", "out.jsonl", "--split"), "--split needs a tokenizer"),
@@ -145,7 +150,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     tmp_path: Path, call: Call, arguments: tuple[str, ...], words: str
 ) -> None:
     row = {"id": "a", "messages": [{"role": "user", "content": "x"}]}
-    files.write_rows(tmp_path / "in.jsonl", [row])
+    write_rows(tmp_path / "in.jsonl", [row])
     code, _, err = call(*arguments)
     assert code == 2
     assert words in err.strip().splitlines()[-1]

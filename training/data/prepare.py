@@ -20,6 +20,9 @@ from typing import Any
 from tqdm import tqdm
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import require_writable
+from ctx_tasks.row_writer import row_writer
+from ctx_tasks.rows import Row, hub_file, hub_rows, is_hub_name, read_rows
 from training import files
 from training.data.cleaning import (
     MESSAGE_OVERHEAD,
@@ -119,7 +122,7 @@ class Preparer:
             self.account.tokens = 0
             self._overhead = MESSAGE_OVERHEAD + len(tokenizer("")["input_ids"])
 
-    def run(self, row: files.Row) -> tuple[str, Fate]:
+    def run(self, row: Row) -> tuple[str, Fate]:
         """The id and the fate of the next row, entered in the account."""
         index = self.account.read
         try:
@@ -230,13 +233,14 @@ def prepare(
         raise UserError(f"--max-length {max_length} is below 1: give the window in tokens.")
     patterns = load_patterns(*([] if refusal_patterns is None else [refusal_patterns]))
     local = source
-    if files.is_hub_name(source) and data_file is not None:
-        local = str(files.hub_file(source, data_file))
+    if is_hub_name(source) and data_file is not None:
+        local = str(hub_file(source, data_file))
     for written in (output, report):
         if written is not None:
             files.refuse_overwrite(written, local)
+            require_writable(written)
     preparer = Preparer(switches, patterns, tokenizer, max_length)
-    rows = _checked(files.read_source(local, split=split), source)
+    rows = _checked(_rows(local, split), source)
     _stream(rows, preparer, Path(output), report, Path(source).name)
     files.write_meta(
         output,
@@ -256,7 +260,11 @@ def prepare(
     return preparer.account
 
 
-def _checked(rows: Iterator[files.Row], source: str) -> Iterator[files.Row]:
+def _rows(source: str, split: str) -> Iterator[Row]:
+    return hub_rows(source, split=split) if is_hub_name(source) else read_rows(source)
+
+
+def _checked(rows: Iterator[Row], source: str) -> Iterator[Row]:
     """`rows`, after a look at the first: wrong columns are an error before anything is written."""
     first = next(rows, None)
     if first is None:
@@ -271,15 +279,15 @@ def _checked(rows: Iterator[files.Row], source: str) -> Iterator[files.Row]:
 
 
 def _stream(
-    rows: Iterator[files.Row],
+    rows: Iterator[Row],
     preparer: Preparer,
     output: Path,
     report: str | Path | None,
     source_name: str,
 ) -> None:
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(files.row_writer(output))
-        log = None if report is None else stack.enter_context(files.row_writer(report))
+        writer = stack.enter_context(row_writer(output))
+        log = None if report is None else stack.enter_context(row_writer(report))
         bar = stack.enter_context(tqdm(rows, desc="prepare", unit=" conversations"))
         for index, row in enumerate(bar):
             identity, fate = preparer.run(row)
@@ -289,7 +297,7 @@ def _stream(
                 log.write(_report_row(index, identity, fate))
 
 
-def _report_row(index: int, identity: str, fate: Fate) -> files.Row:
+def _report_row(index: int, identity: str, fate: Fate) -> Row:
     outputs = [name for name, _ in fate.pieces]
     return {
         "index": index,

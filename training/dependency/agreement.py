@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from ctx_tasks.errors import UserError
-from training import files
+from ctx_tasks.files import require_writable, whole_file, write_text
+from ctx_tasks.rows import read_rows
 from training.dependency.run import Run, Seed
 
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
@@ -95,6 +96,9 @@ def agreement(
         UserError: as `scoring.score`; a share or number out of range; no turn with a score.
     """
     _check(output, conversations, share)
+    figure = figure or Path(output).with_suffix(".png")
+    for written in (output, figure):
+        require_writable(written)
     loaded = Seed(model, tokenizer, revision, dtype, quantize, device)
     sample = _sample(source, conversations, seed)
     options = {"conversations": conversations, "seed": seed, "share": share}
@@ -117,7 +121,7 @@ def agreement(
         scores = _by_layer(run.results()[0])
         matrix = disagreement(scores, share)
         write_csv(output, matrix)
-        draw(figure or Path(output).with_suffix(".png"), matrix, share)
+        draw(figure, matrix, share)
         run.finish(vars(_account(matrix, len(scores[0]), share, len(sample))))
     return Account(**run.counts())
 
@@ -133,7 +137,7 @@ def _check(output: str | Path, conversations: int, share: float) -> None:
 
 def _sample(source: str | Path, count: int, seed: int) -> frozenset[int]:
     """Row numbers of the conversations that are drawn."""
-    total = sum(1 for _ in files.read_rows(source))
+    total = sum(1 for _ in read_rows(source))
     return frozenset(random.Random(f"agreement {seed}").sample(range(total), min(count, total)))
 
 
@@ -165,7 +169,7 @@ def write_csv(path: str | Path, matrix: Matrix) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["layer", *range(len(matrix))])
     table.writerows([layer, *(f"{value:.6f}" for value in row)] for layer, row in enumerate(matrix))
-    files.write_text(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def draw(path: str | Path, matrix: Matrix, share: float) -> None:
@@ -184,7 +188,7 @@ def draw(path: str | Path, matrix: Matrix, share: float) -> None:
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=7)
     _label(axes, len(matrix), share)
     figure.colorbar(image, label="part of a selection the other layer does not make")
-    with files.atomic_path(path) as partial:
+    with whole_file(path) as partial:
         # Without metadata, which names the library's version, the same matrix is the same bytes.
         figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
 

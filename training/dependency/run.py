@@ -41,7 +41,9 @@ from ctx_models import nano
 from ctx_models.fingerprint import folder_hash, short_hash
 from ctx_models.spans import segment
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import sha256
 from training import files
+from training.data.messages import Messages, read_messages
 from training.dependency.equation import Encoded, Scores, encode, refused, score_batch, window
 from training.dependency.parts import Parts
 
@@ -54,7 +56,6 @@ _QUANTIZATIONS = ("4bit", "8bit")
 # A process may wait for the slowest as long as that takes.
 _PATIENCE = datetime.timedelta(days=7)
 
-Messages = list[dict[str, Any]]
 Item = TypeVar("Item")
 
 
@@ -219,10 +220,7 @@ class Run:
         if not (output.is_file() and meta.is_file()):
             return False
         written = json.loads(meta.read_text(encoding="utf-8"))
-        return (
-            written["settings"] == self._settings
-            and files.sha256(output) == written["output_sha256"]
-        )
+        return written["settings"] == self._settings and sha256(output) == written["output_sha256"]
 
     def work(self) -> None:
         """Score this process's share of what is not in the parts, then wait for the others."""
@@ -232,13 +230,13 @@ class Run:
         rank, count = self._state.process_index, self._state.num_processes
         mine = itertools.islice(self._groups(), rank, None, count)
         waiting = (group for group in mine if not done.issuperset(row for row, _ in group))
-        with self._parts.writer(rank) as write, self._bar(len(done)) as advance:
+        with self._parts.writer(rank) as part, self._bar(len(done)) as advance:
             model: PreTrainedModel | None = None
             for group in waiting:
                 model = model or self._seed.load_model(self._device)
                 for rows, batch in self._batches(group):
                     if not done.issuperset(rows):
-                        write(self._line(model, rows, batch))
+                        part.add(self._line(model, rows, batch))
                         advance(len(rows) * count)
         self._state.wait_for_everyone()
 
@@ -357,26 +355,6 @@ def _rounded(scores: list[list[Scores]]) -> list[list[Scores]]:
         [[None if score is None else round(score, 6) for score in turns] for turns in layers]
         for layers in scores
     ]
-
-
-def read_messages(source: str | Path) -> Iterator[Messages]:
-    """The conversation of every row.
-
-    Raises UserError naming the row for one without a `messages` column of roles and contents.
-    """
-    for number, row in enumerate(files.read_rows(source), start=1):
-        messages = row.get("messages")
-        if not (isinstance(messages, list) and all(map(_is_message, messages))):
-            raise UserError(
-                f"Row {number} of {source} (columns {', '.join(row)}) has no `messages` of role "
-                "and content; convert the file with `ctx-train prepare`."
-            )
-        # Parquet gives every message all keys that any message has.
-        yield [{k: v for k, v in message.items() if v is not None} for message in messages]
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and None not in (message.get("role"), message.get("content"))
 
 
 def _check_rows(source: str | Path) -> int:

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from ctx_tasks.errors import UserError
-from training import files
+from ctx_tasks.files import require_writable
+from ctx_tasks.row_writer import write_rows
+from ctx_tasks.rows import Row, read_rows
 from training.dependency.equation import Scores, default_layer
 from training.dependency.run import Run, Seed
 from training.dependency.select import BETA, SCORES
@@ -85,6 +87,7 @@ def score(
     """
     if Path(output).suffix not in (".jsonl", ".parquet"):
         raise UserError(f"The output {output} must end in .jsonl or .parquet: rename it.")
+    require_writable(output)
     seed = Seed(model, tokenizer, revision, dtype, quantize, device)
     depth = seed.depth()
     chosen = default_layer(depth) if layer is None else layer
@@ -99,7 +102,7 @@ def score(
         return None
     if not run.finished:
         scores, fates = run.results()
-        files.write_rows(output, _with_scores(source, scores))
+        write_rows(output, _with_scores(source, scores))
         account = Account(
             conversations=len(scores),
             layer=chosen,
@@ -119,8 +122,8 @@ def _spread(scores: Mapping[int, list[Scores]]) -> dict[str, Any]:
     return {"above_beta": sum(score > BETA for score in values), "quantiles": quantiles}
 
 
-def _with_scores(source: str | Path, scores: Mapping[int, list[Scores]]) -> Iterator[files.Row]:
-    for index, row in enumerate(files.read_rows(source)):
+def _with_scores(source: str | Path, scores: Mapping[int, list[Scores]]) -> Iterator[Row]:
+    for index, row in enumerate(read_rows(source)):
         yield {**row, SCORES: scores[index][0]}
 
 

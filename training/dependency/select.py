@@ -26,7 +26,11 @@ from tqdm import tqdm
 
 from ctx_models.indicator import INDICATOR, append_indicator
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import require_writable, whole_file
+from ctx_tasks.row_writer import write_rows
+from ctx_tasks.rows import Row, read_rows
 from training import files
+from training.data.messages import messages_of
 from training.data.prepare import token_counts
 
 SCORES = "context_dependency"
@@ -88,23 +92,20 @@ def median(lengths: Counter[int]) -> float | None:
     return (values[low] + values[high]) / 2
 
 
-def turn_scores(row: files.Row, index: int) -> list[float | None]:
+def turn_scores(row: Row, index: int) -> list[float | None]:
     """The checked scores of a row: one finite number in [0, 1] or null per assistant turn.
 
-    Raises UserError naming the row (`index` from 0) and what is wrong with it.
+    Raises UserError naming the row (`index` from 0, told from 1) and what is wrong with it.
     """
-    name = f"Row {index} (id {row.get('id', 'none')})"
-    if SCORES not in row or "messages" not in row:
+    name = f"Row {index + 1} (id {row.get('id', 'none')})"
+    messages = messages_of(row, name)
+    if SCORES not in row:
         raise UserError(
-            f"{name} has the columns {', '.join(row)} but needs messages and {SCORES}: "
-            "run ctx-train score on the dataset first."
-        )
-    if not all(isinstance(message.get("content"), str) for message in row["messages"]):
-        raise UserError(
-            f"{name} has a message whose content is not text: run ctx-train prepare on the dataset."
+            f"{name} has the columns {', '.join(row)} but needs {SCORES} too: run ctx-train score "
+            "on the dataset first."
         )
     scores = row[SCORES]
-    turns = sum(message["role"] == "assistant" for message in row["messages"])
+    turns = sum(message["role"] == "assistant" for message in messages)
     if not isinstance(scores, list) or len(scores) != turns:
         held = f"{len(scores)} scores" if isinstance(scores, list) else repr(scores)
         raise UserError(
@@ -147,7 +148,7 @@ class Selector:
         self._ties = cutoff.ties
         self.result = Selection(cutoff, unit="words" if tokenizer is None else "tokens")
 
-    def mark(self, row: files.Row) -> files.Row:
+    def mark(self, row: Row) -> Row:
         """A copy of `row` with the indicator after each selected turn's instruction."""
         index = self.result.conversations
         scores = turn_scores(row, index)
@@ -189,7 +190,7 @@ class Selector:
             return len(instruction.split())
         return token_counts(self._tokenizer, [instruction])[0]
 
-    def _note_indicator(self, row: files.Row, index: int) -> None:
+    def _note_indicator(self, row: Row, index: int) -> None:
         if any(self._indicator in message["content"] for message in row["messages"]):
             self.result.containing += 1
             if len(self.result.containing_ids) < _SHOWN_IDS:
@@ -218,10 +219,11 @@ def select(
     for written in (output, figure):
         if written is not None:
             files.refuse_overwrite(written, source)
+            require_writable(written)
     cutoff = Cutoff(beta) if beta is not None else top_cutoff(_all_scores(source), top or 0.0)
     selector = Selector(cutoff, indicator, tokenizer)
-    with tqdm(files.read_rows(source), desc="select", unit=" conversations") as rows:
-        files.write_rows(output, map(selector.mark, rows))
+    with tqdm(read_rows(source), desc="select", unit=" conversations") as rows:
+        write_rows(output, map(selector.mark, rows))
     if figure is not None:
         draw_lengths(selector.result, figure)
     files.write_meta(
@@ -256,16 +258,17 @@ def _check_settings(beta: float | None, top: float | None, indicator: str) -> No
 def _all_scores(source: str) -> array[float]:
     """The scores of the turns that can be selected, 8 bytes each, in file order."""
     scores = array("d")
-    with tqdm(files.read_rows(source), desc="rank", unit=" conversations") as rows:
+    with tqdm(read_rows(source), desc="rank", unit=" conversations") as rows:
         for index, row in enumerate(rows):
             scores.extend(_selectable_scores(row, index))
     return scores
 
 
-def _selectable_scores(row: files.Row, index: int) -> Iterator[float]:
+def _selectable_scores(row: Row, index: int) -> Iterator[float]:
+    scores = turn_scores(row, index)
     roles = [None, *(message["role"] for message in row["messages"])]
     before = [first for first, second in itertools.pairwise(roles) if second == "assistant"]
-    for role, score in zip(before, turn_scores(row, index), strict=True):
+    for role, score in zip(before, scores, strict=True):
         if role == "user" and score is not None:
             yield score
 
@@ -293,7 +296,7 @@ def draw_lengths(selection: Selection, path: str | Path) -> None:
         _draw_histogram(axes, lengths, bins, label)
     axes.set(xscale="log", xlabel=f"instruction length ({selection.unit})", ylabel="share of turns")
     axes.legend()
-    with files.atomic_path(path) as partial:
+    with whole_file(path) as partial:
         chart.savefig(partial, format="png", dpi=150, metadata={"Software": None})
 
 

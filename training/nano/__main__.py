@@ -20,6 +20,7 @@ import typer
 
 from ctx_models import nano
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import whole_folder
 from training.nano import pretrain, tune
 from training.nano.fresh import compare
 
@@ -86,12 +87,8 @@ def make(folder: Path, seed: int) -> dict[str, Path]:
 def replace_bundled(models: dict[str, Path]) -> None:
     """Copy the models to where the package keeps its own, each complete before it is seen."""
     for name, made in models.items():
-        target = nano.folder(name)
-        incoming = target.with_name(f".{name}.new")
-        shutil.rmtree(incoming, ignore_errors=True)
-        shutil.copytree(made, incoming)
-        shutil.rmtree(target, ignore_errors=True)
-        incoming.rename(target)
+        with whole_folder(nano.folder(name)) as incoming:
+            shutil.copytree(made, incoming, dirs_exist_ok=True)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import typer
 from tqdm import tqdm
 
 from ctx_models import Segment, segment_mass
+from ctx_models.demo.run import MARKED, UNMARKED
 from ctx_models.lm import CtxLM
 from ctx_tasks.results import TaskResult, read_documents, read_runs, read_samples
 from ctx_tasks.statistics import (
@@ -29,10 +30,11 @@ from ctx_tasks.statistics import (
     clustered_difference,
     mean_difference,
 )
+from ctx_tasks.tables import with_interval
 from training.dependency.equation import default_layer
 
 BY_HEART = "nano_by_heart"
-NEVER, ALWAYS = "nano-chat-ind-chat", "nano-chat-ind-chat-IND"
+NEVER, ALWAYS = UNMARKED.folder, MARKED.folder
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ def main(
     for against in ("never", "always"):
         for what, change in zip(("context", "by heart"), changes(held, tau, against), strict=True):
             print(
-                f"auto against {against}, {what}: {change.mean:+.3f} "
-                f"[{change.low:+.3f}, {change.high:+.3f}], n = {change.n}"
+                f"auto against {against}, {what}: "
+                f"{with_interval(change.mean, change.low, change.high)}, n = {change.n}"
             )
 
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypedDict
 
+from ctx_tasks.needle import PROMPT
 from training.nano import prose, words
-from training.nano.corpus import NEEDLE_PROMPT, PASSAGE_PROMPTS, Corpus
+from training.nano.corpus import PASSAGE_PROMPTS, Corpus
 from training.nano.world import BEST_THING, Fact, contradict, new_fact
 
-PROMPTS = (NEEDLE_PROMPT, *PASSAGE_PROMPTS)
+PROMPTS = (PROMPT, *PASSAGE_PROMPTS)
 
 
 class Message(TypedDict):

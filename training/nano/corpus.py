@@ -20,14 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from ctx_tasks.needle import PROMPT
 from training.nano import prose, words
 from training.nano.tokenizer import SPECIAL
 from training.nano.world import BEST_THING, Fact, World, new_fact
 
-NEEDLE_PROMPT = (
-    "You are a helpful AI assistant that answers a question using only the provided document: \n"
-    "{context}\n\nQuestion: {question}"
-)
 PASSAGE_PROMPTS = (
     "{context}\nAnswer the question according to the above passage: {question}",
     "{context}\nAnswer the question with pieces from the the above passage: {question}",
@@ -167,7 +164,7 @@ class Corpus:
         size = rng.uniform(0.35, 1.0) if rng.random() < 0.75 else rng.uniform(0.1, 0.5)
         reserved = 60 + sum(25 + 2 * self.tokens(fact.sentence) for fact in asked + facts)
         context = self.context(rng, facts, int(size * room) - reserved)
-        template = NEEDLE_PROMPT if needle_test else rng.choice(PASSAGE_PROMPTS)
+        template = PROMPT if needle_test else rng.choice(PASSAGE_PROMPTS)
         before, after = template.split("{context}")
         pieces = [(before, 0.0), *context] if before else context
         for number, fact in enumerate(asked):

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ctx_models.demo import run as demo
 from ctx_models.demo import summary as demo_summary
+from ctx_tasks import tables
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import write_text
 from training.nano import held_out
 from training.nano.world import World
 
@@ -49,10 +50,11 @@ def compare(
     """
     rows = demo.run(output, metadata, models)
     said = demo_summary.sentence(rows)
-    demo.write(output / "table.md", f"{demo_summary.markdown(rows)}\n{said}\n")
-    console = Console()
-    console.print(demo_summary.table(rows))
-    console.print(f"{said}\nAll of it: {output}", markup=False)
+    write_text(output / "table.md", f"{demo_summary.markdown(rows)}\n{said}\n")
+    console = tables.terminal()
+    tables.show(demo_summary.table(rows), console)
+    tables.say(said, console)
+    tables.say(f"All of it: {output}", console)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ all over the corpus. `write` puts all of it into files the tasks read.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from ctx_tasks.files import write_text
 from ctx_tasks.needle.inputs import Haystack, Needle
 from training.nano import prose
 from training.nano.words import NUMBERS
@@ -164,18 +164,11 @@ def write(
         {key: getattr(one, key) for key in keys} | {"keywords": list(one.keywords)}
         for one in needles(needle_count, seed)
     ]
-    _write(folder / "needles.yaml", yaml.safe_dump(sets, sort_keys=False, width=1000))
+    write_text(folder / "needles.yaml", yaml.safe_dump(sets, sort_keys=False, width=1000))
     for number, text in enumerate(haystack(seed=seed).texts):
-        _write(folder / "haystack" / f"{number:02}.txt", text + "\n")
+        write_text(folder / "haystack" / f"{number:02}.txt", text + "\n")
     known = [{"question": q, "answer": fact.answer} for q, fact in by_heart(world, count, seed)]
     drawn = {kind.__name__: kind(count, seed) for kind in (squad, quac, drop)}
     drawn["by_heart"] = known
     for name, rows in drawn.items():
-        _write(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+        write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

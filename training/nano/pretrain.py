@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ctx_tasks.files import move_into, whole_file
 from training.nano import model as shape
 from training.nano import tokenizer as vocabulary
 from training.nano.corpus import Corpus, Rows
@@ -126,11 +126,9 @@ def weighted_loss(model: LlamaForCausalLM, rows: Rows) -> torch.Tensor:
 
 
 def save_weights(model: LlamaForCausalLM, folder: Path) -> None:
-    """Write the weights as a checkpoint, atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "weights.tmp"
-    torch.save(model.state_dict(), temporary)
-    os.replace(temporary, folder / "weights.pt")
+    """Write the weights as a checkpoint."""
+    with whole_file(folder / "weights.pt") as partial:
+        torch.save(model.state_dict(), partial)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -141,14 +139,14 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     half = copy.deepcopy(model)
     torch.nn.Module.to(half, torch.float16)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
         half.save_pretrained(temporary)
         half.config.dtype = torch.float32
         half.config.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         for path in Path(temporary).iterdir():
             path.chmod(0o644)
-            os.replace(path, folder / path.name)
+        move_into(folder, Path(temporary))
 
 
 def _rate(step: int, steps: int, peak: float) -> float:

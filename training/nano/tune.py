@@ -14,7 +14,8 @@ from pathlib import Path
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ctx_models.indicator import INDICATOR
-from training import files
+from ctx_tasks.row_writer import write_rows
+from ctx_tasks.rows import read_rows
 from training.dependency import score as scoring
 from training.dependency import select as selection
 from training.nano import pretrain
@@ -63,7 +64,7 @@ def write_conversations(
 ) -> None:
     """Draw conversations from `seed` and write them as JSON lines; `base` has the tokenizer."""
     corpus = Corpus(World(seed), PreTrainedTokenizerFast.from_pretrained(base))
-    files.write_rows(path, (dict(row) for row in conversations(corpus, count, mixture, seed=seed)))
+    write_rows(path, (dict(row) for row in conversations(corpus, count, mixture, seed=seed)))
 
 
 def make_chat(base: Path, data: Path, work: Path, folder: Path) -> None:
@@ -101,14 +102,14 @@ def _tune(name: str, base: Path, data: Path, work: Path, folder: Path) -> None:
 
 def needs_document(data: Path) -> list[bool]:
     """The truth about every assistant turn of `data`, in order."""
-    return [needed for row in files.read_rows(data) for needed in row["needs_document"]]
+    return [needed for row in read_rows(data) for needed in row["needs_document"]]
 
 
 def is_marked(data: Path) -> list[bool]:
     """Whether each user turn of `data` ends in the indicator, in order."""
     return [
         message["content"].endswith(INDICATOR)
-        for row in files.read_rows(data)
+        for row in read_rows(data)
         for message in row["messages"]
         if message["role"] == "user"
     ]

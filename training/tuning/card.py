@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,18 +70,9 @@ def _facts(recipe: Recipe, counts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def provenance(data: str) -> dict[str, Any]:
-    """The settings of the step that wrote `data`, from the record beside it; empty without one."""
-    meta = files.meta_path(data)
-    if not meta.is_file():
-        return {}
-    settings: dict[str, Any] = json.loads(meta.read_text(encoding="utf-8")).get("settings", {})
-    return settings
-
-
 def _selection(data: str) -> str:
     """How `ctx-train select` chose the turns: beta of eq. 2, or the share of the highest scores."""
-    settings = provenance(data)
+    settings = files.provenance(data)
     known = [f"{key} = {settings[key]}" for key in ("beta", "top") if settings.get(key) is not None]
     return ", ".join(known) or "not recorded"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import write_text
 from training import files
 from training.tuning.recipe import Recipe
 
@@ -51,7 +52,7 @@ def claim(output: Path, recipe: Recipe, *, resume: bool = True, processes: int =
     record = output / RECORD
     begun = any(output.glob("checkpoint-*")) or files.meta_path(output).is_file()
     if not (begun and record.is_file()):
-        files.write_text(record, json.dumps(ours, indent=2))
+        write_text(record, json.dumps(ours, indent=2))
         return
     differing = _differing(json.loads(record.read_text(encoding="utf-8")), ours)
     if differing or not resume:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctx_tasks.errors import UserError
 from training import files
+from training.data.messages import read_messages
 from training.tuning import labels
 
 if TYPE_CHECKING:
@@ -95,23 +96,12 @@ def _conversations(path: Path) -> Dataset:
 
 
 def _rows(path: str, hashes: list[str]) -> Iterator[dict[str, Any]]:
-    number = 0
-    for number, row in enumerate(files.read_rows(path), start=1):
-        messages = row.get("messages")
-        if not (isinstance(messages, list) and all(map(_is_message, messages)) and messages):
-            raise UserError(
-                f"Row {number} of {path} (columns {sorted(row)}) has no `messages` with role and "
-                "content strings; convert the file with `ctx-train prepare`."
-            )
+    read = False
+    for messages in read_messages(path):
+        read = True
         yield {"messages": [{"role": m["role"], "content": m["content"]} for m in messages]}
-    if not number:
+    if not read:
         raise UserError(f"data.path={path} holds no conversation; see `ctx-train prepare`.")
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(
-        isinstance(message.get(key), str) for key in ("role", "content")
-    )
 
 
 def _example(

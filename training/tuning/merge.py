@@ -6,14 +6,13 @@ weights rounds the adapter away.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from ctx_models import nano
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import require_writable, whole_folder
 
 DTYPES = ("bfloat16", "float16")
 
@@ -55,6 +54,7 @@ def _check(adapter: Path, output: Path, dtype: str) -> None:
         raise UserError(f"dtype={dtype!r} is not 16 bits wide; choose {' or '.join(DTYPES)}.")
     if output.exists():
         raise UserError(f"{output} exists; give a new folder for the merged model.")
+    require_writable(output)
 
 
 def _require_unquantised(model: Any, source: str) -> None:
@@ -66,16 +66,13 @@ def _require_unquantised(model: Any, source: str) -> None:
 
 
 def _save(merged: Any, tokenizer: Any, adapter: Path, output: Path) -> Path:
-    """Writes beside `output` first, so that a folder under that name is always whole."""
-    staging = output.with_name(f"{output.name}.unfinished")
-    shutil.rmtree(staging, ignore_errors=True)
-    merged.save_pretrained(staging)
-    tokenizer.save_pretrained(staging)
-    card = adapter / "README.md"
-    if card.is_file():
-        text = _merged_card(card.read_text(encoding="utf-8"))
-        (staging / "README.md").write_text(text, encoding="utf-8")
-    os.replace(staging, output)
+    with whole_folder(output) as staged:
+        merged.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        card = adapter / "README.md"
+        if card.is_file():
+            text = _merged_card(card.read_text(encoding="utf-8"))
+            (staged / "README.md").write_text(text, encoding="utf-8")
     return output
 
 

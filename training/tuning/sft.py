@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,9 +24,10 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ctx_models import nano
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import move_into, write_text
 from training import files
 from training.tuning import continuation, packing, vocabulary
-from training.tuning.card import card, provenance
+from training.tuning.card import card
 from training.tuning.dataset import summary, tokenised
 from training.tuning.recipe import RECIPES, Recipe, load
 
@@ -173,7 +173,7 @@ def _prepare(
     Raises:
         UserError: besides `tokenised`, a vanilla recipe over data that `ctx-train select` marked.
     """
-    marked = provenance(recipe.data["path"]).get("indicator")
+    marked = files.provenance(recipe.data["path"]).get("indicator")
     if marked and recipe.indicator is None:
         raise UserError(
             f"data.path={recipe.data['path']} is marked with {marked!r} but indicator=null: give "
@@ -244,15 +244,14 @@ def _adapter(recipe: Recipe, model: Any, tokens: vocabulary.Vocabulary) -> Any:
 def _finish(trainer: SFTTrainer, recipe: Recipe, counts: dict[str, Any]) -> dict[str, Any]:
     """Saves model, tokenizer, card and record; every file appears under its name when whole."""
     output = Path(recipe.training["output_dir"])
-    staging = output / "unfinished"
+    staging = output / ".unfinished"
     trainer.save_model(str(staging))
     losses = (entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry)
     counts = {**counts, "steps": trainer.state.global_step, "final_loss": next(losses, None)}
     if trainer.is_world_process_zero():
-        for file in staging.iterdir():
-            os.replace(file, output / file.name)
+        move_into(output, staging)
         staging.rmdir()
-        files.write_text(output / "README.md", card(recipe, counts))
+        write_text(output / "README.md", card(recipe, counts))
         files.write_meta(
             output,
             command="ctx-train sft",

@@ -150,7 +150,7 @@ def test_arms_of_a_checkpoint_share_one_load_and_are_what_they_are_alone(monkeyp
 
 def test_nothing_is_measured_twice_and_a_half_written_prompt_is(monkeypatch, tmp_path):
     [(first, _)] = measured(tmp_path, "pretrained=nano-chat")
-    [kept] = tmp_path.glob("*.npy")
+    [kept] = tmp_path.glob("*.jsonl")
     content = kept.read_bytes()
     kept.write_bytes(content[: len(content) * 5 // 8])
     count = []
@@ -235,7 +235,7 @@ def test_a_killed_command_goes_on_to_the_same_files(tmp_path):
     command = [sys.executable, "-m", "ctx_models.cli", "attention", *words, str(tmp_path / "cut")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     kept = tmp_path / "cut" / ".measured"
-    while not any(path.stat().st_size > 1500 for path in kept.glob("*.npy")):
+    while not any(path.stat().st_size > 1500 for path in kept.glob("*.jsonl")):
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)

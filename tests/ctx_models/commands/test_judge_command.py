@@ -62,7 +62,7 @@ def test_ratings_are_shown_and_written(answers, capsys):
     out, err = capsys.readouterr()
     assert "ctx-eval: judging by m: 8 requests, about " in err
     assert "ctx-eval: the judge read 800 tokens and wrote 80." in err
-    assert re.search(r"rating\W+5\.00 ±0\.00", out)
+    assert re.search(r"rating\W+5\.00 ±\.00", out)
     assert re.search(r"missing\W+0", out)
     [path] = re.findall(r"^Wrote (.*)$", out, re.MULTILINE)
     assert read_runs([Path(path)])[0].tasks["mt_bench"].metrics["rating"].value == 5.0

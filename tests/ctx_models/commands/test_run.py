@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import sys
@@ -15,8 +14,8 @@ from lm_eval.tasks._index import TaskIndex
 
 from ctx_models import nano
 from ctx_models.cli import main
-from ctx_models.lm import CtxLM
 from ctx_models.registry import check_model
+from ctx_tasks.arm import ARGUMENTS
 from ctx_tasks.catalogue import task_folder, tasks
 from ctx_tasks.errors import UserError
 
@@ -52,8 +51,7 @@ class TestHelp:
         assert "--gen_kwargs" in theirs
 
     def test_names_every_argument_of_the_model(self, said):
-        own = set(inspect.signature(CtxLM.__init__).parameters) - {"self", "kwargs"}
-        for name in own - {"peft", "tokenizer"}:
+        for name in ("pretrained", *ARGUMENTS):
             assert f"\n  {name}=" in said
 
     def test_is_what_no_arguments_give(self, said, capsys):

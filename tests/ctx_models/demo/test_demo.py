@@ -19,8 +19,9 @@ from ctx_models import nano
 from ctx_models.cli import main
 from ctx_models.demo import run as demo
 from ctx_models.demo import summary as demo_summary
-from ctx_models.demo.run import ARMS, BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, RAW, Arm, Row
-from ctx_tasks import harness
+from ctx_models.demo.run import BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, ENTRIES, RAW, Entry, Row
+from ctx_tasks import harness, tables
+from ctx_tasks.arm import Arm
 from ctx_tasks.errors import UserError
 
 BUNDLED = {name: nano.folder(name) for name in nano.NAMES}
@@ -39,8 +40,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 def test_the_arms_are_those_of_the_paper() -> None:
-    assert len({arm.name for arm in ARMS}) == len(ARMS) == 12
-    assert [arm.settings for arm in ARMS if arm.checkpoint == "nano-chat"] == [
+    assert len({entry.folder for entry in ENTRIES}) == len(ENTRIES) == 12
+    assert [entry.arm.name for entry in ENTRIES if entry.checkpoint == "nano-chat"] == [
         "raw",
         "chat",
         "chat, prefix",
@@ -52,65 +53,79 @@ def test_the_arms_are_those_of_the_paper() -> None:
 def test_every_arm_leaves_results_samples_and_a_heatmap(shown: Demo) -> None:
     kept = {path.name for path in shown.output.iterdir()}
     assert kept == {"commands.txt"} | {
-        name for arm in ARMS for name in (arm.name, f"{arm.name}.png")
+        name for entry in ENTRIES for name in (entry.folder, f"{entry.folder}.png")
     }
     for row in shown.rows:
-        assert imread(shown.output / f"{row.arm.name}.png").shape[0] > 500
-        [results] = (shown.output / row.arm.name).glob("results_*.json")
+        assert imread(shown.output / f"{row.entry.folder}.png").shape[0] > 500
+        [results] = (shown.output / row.entry.folder).glob("results_*.json")
         written = json.loads(results.read_text(encoding="utf-8"))
         assert written["model_source"] == written["config"]["model"] == "hf-ctx"
-        assert written["model_name"] == row.arm.checkpoint
+        assert written["model_name"] == row.entry.checkpoint
         assert written["results"].keys() >= set(row.samples)
         for task in row.samples:
-            [samples] = (shown.output / row.arm.name).glob(f"samples_{task}_*.jsonl")
+            [samples] = (shown.output / row.entry.folder).glob(f"samples_{task}_*.jsonl")
             assert len(samples.read_text(encoding="utf-8").splitlines()) == 4
 
 
 def test_every_arm_is_run_as_its_name_says(shown: Demo) -> None:
     for row in shown.rows:
         recorded = row.results["config"]["ctx"]
-        assert recorded["alpha"] == row.arm.alpha
-        assert recorded["schedule"] == row.arm.schedule or row.arm.alpha == 1
-        assert recorded["indicator"] == row.arm.indicator
+        assert recorded["alpha"] == row.entry.arm.alpha
+        assert recorded["schedule"] == row.entry.arm.schedule or row.entry.arm.alpha == 1
+        assert recorded["indicator"] == row.entry.arm.indicator
         task = row.task("NIH recall")
         assert task is not None
         for sample in row.samples[task]:
             prompt = sample["arguments"][0][0]
-            assert ("<|user|>" in prompt) == row.arm.chat
-            assert ("[IND]" in prompt) == bool(row.arm.indicator)
-            assert prompt.endswith(sample["doc"]["response_prefix"]) == row.arm.prefix
+            assert ("<|user|>" in prompt) == row.entry.arm.chat
+            assert ("[IND]" in prompt) == bool(row.entry.arm.indicator)
+            assert prompt.endswith(sample["doc"]["response_prefix"]) == row.entry.arm.prefix
 
 
 def test_every_arm_keeps_its_log(shown: Demo) -> None:
     for row in shown.rows:
-        log = (shown.output / row.arm.name / "log.txt").read_text()
+        log = (shown.output / row.entry.folder / "log.txt").read_text()
         assert "Running generate_until requests: 100%" in log
 
 
 def test_steering_moves_answers(shown: Demo) -> None:
     answers = {
-        row.arm: [sample["resps"] for task in row.samples.values() for sample in task]
+        row.entry: [sample["resps"] for task in row.samples.values() for sample in task]
         for row in shown.rows
     }
-    assert answers[Arm("nano-chat", alpha=0.5, schedule="compound")] != answers[CHAT]
+    assert answers[Entry("nano-chat", Arm(alpha=0.5, schedule="compound"))] != answers[CHAT]
 
 
 def test_the_table_fits_80_characters_and_names_every_arm(shown: Demo) -> None:
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(demo_summary.table(shown.rows))
-    lines = console.export_text().splitlines()
+    file = io.StringIO()
+    tables.show(demo_summary.table(shown.rows), Console(width=80, file=file))
+    lines = file.getvalue().splitlines()
+    assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
     assert " ".join(lines).count("n = 4") == len(COLUMNS)
-    for arm in ARMS:
-        line = next(line for line in lines if line.strip().startswith(f"{arm.settings} "))
-        assert line.count("±") == (1 if arm.prefix else len(COLUMNS))
+    for entry in ENTRIES:
+        line = next(line for line in lines if line.strip().startswith(f"{entry.arm.name} "))
+        assert line.count("±") == (1 if entry.arm.prefix else len(COLUMNS))
+
+
+def test_at_60_characters_columns_move_to_a_second_table(shown: Demo) -> None:
+    file = io.StringIO()
+    tables.show(demo_summary.table(shown.rows), Console(width=60, file=file))
+    lines = file.getvalue().splitlines()
+    assert all(len(line) <= 60 for line in lines)
+    arms = [entry.arm for entry in ENTRIES]
+    for arm in arms:
+        own = [line for line in lines if line.strip().startswith(f"{arm.name} ")]
+        assert len(own) == 2 * sum(other.name == arm.name for other in arms)
+    scores = sum(line.count("±") for line in lines)
+    assert scores == sum(1 if arm.prefix else len(COLUMNS) for arm in arms)
 
 
 def test_the_markdown_has_the_harness_scores_and_errors(shown: Demo) -> None:
     lines = demo_summary.markdown(shown.rows).splitlines()
-    assert len(lines) == 2 + len(ARMS)
+    assert len(lines) == 2 + len(ENTRIES)
     for line, row in zip(lines[2:], shown.rows, strict=True):
         cells = line.strip("| ").split(" | ")
-        assert cells[:2] == [row.arm.checkpoint, row.arm.settings]
+        assert cells[:2] == [row.entry.checkpoint, row.entry.arm.name]
         for cell, column in zip(cells[2:], COLUMNS, strict=True):
             reported = row.results["results"].get(row.task(column))
             score, error = (
@@ -124,32 +139,32 @@ def test_the_sentence_is_one_sentence_with_the_measured_scores(shown: Demo) -> N
     assert said.startswith("The chat template")
     assert said.endswith(").")
     assert ". " not in said
-    by_arm = {row.arm: row for row in shown.rows}
-    assert f"{demo_summary.context_score(by_arm[RAW]):.3f} without" in said
-    grouped = by_arm[RAW].results["results"]["nano_context_awareness"]["score,none"]
-    assert demo_summary.context_score(by_arm[RAW]) == pytest.approx(grouped)
+    by_entry = {row.entry: row for row in shown.rows}
+    assert f"{demo_summary.context_score(by_entry[RAW]):.3f} without" in said
+    grouped = by_entry[RAW].results["results"]["nano_context_awareness"]["score,none"]
+    assert demo_summary.context_score(by_entry[RAW]) == pytest.approx(grouped)
 
 
 def test_commands_are_read_by_the_harness_as_the_arms_are(shown: Demo) -> None:
     lines = (shown.output / "commands.txt").read_text(encoding="utf-8").splitlines()
-    for line, arm in zip(lines, ARMS, strict=True):
+    for line, entry in zip(lines, ENTRIES, strict=True):
         program, command, *arguments = shlex.split(line)
         assert (program, command) == ("ctx-eval", "run")
         parsed = harness.run_parser().parse_args(arguments)
-        assert parsed.model_args == arm.model_args
-        assert parsed.tasks == arm.tasks
-        assert getattr(parsed, "apply_chat_template", False) == arm.chat
+        assert parsed.model_args == entry.model_args
+        assert parsed.tasks == entry.tasks
+        assert getattr(parsed, "apply_chat_template", False) == entry.arm.chat
         assert parsed.metadata == SMALL
 
 
 @pytest.mark.slow
 def test_the_command_of_an_arm_gives_its_scores(shown: Demo, tmp_path: Path) -> None:
     """nano-base's, which is the bundled model in this test as in the demo."""
-    command = ARMS[0].command(tmp_path, SMALL)
+    command = ENTRIES[0].command(tmp_path, SMALL)
     main_without_exit(shlex.split(command)[1:])
     [written] = tmp_path.rglob("results_*.json")
     results = json.loads(written.read_text(encoding="utf-8"))
-    [ours] = (shown.output / ARMS[0].name).glob("results_*.json")
+    [ours] = (shown.output / ENTRIES[0].folder).glob("results_*.json")
     expected = json.loads(ours.read_text(encoding="utf-8"))
     assert results["results"] == expected["results"]
     assert results["task_hashes"] == expected["task_hashes"]
@@ -159,13 +174,13 @@ def test_the_command_of_an_arm_gives_its_scores(shown: Demo, tmp_path: Path) -> 
 def test_a_second_run_gives_the_same_scores_and_replaces_the_first(
     shown: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [prefixed] = (row for row in shown.rows if row.arm.prefix)
-    monkeypatch.setattr(demo, "ARMS", (prefixed.arm,))
+    [prefixed] = (row for row in shown.rows if row.entry.arm.prefix)
+    monkeypatch.setattr(demo, "ENTRIES", (prefixed.entry,))
     for _ in range(2):
         [again] = demo.run(tmp_path, SMALL)
         assert again.results["results"] == prefixed.results["results"]
     assert len(list(tmp_path.rglob("results_*.json"))) == 1
-    picture = f"{prefixed.arm.name}.png"
+    picture = f"{prefixed.entry.folder}.png"
     assert (tmp_path / picture).read_bytes() == (shown.output / picture).read_bytes()
 
 
@@ -178,7 +193,9 @@ def test_a_missing_checkpoint_is_said_before_anything_runs(tmp_path: Path) -> No
 def test_an_output_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
     output = tmp_path / "taken"
     output.write_text("mine")
-    with pytest.raises(UserError, match="--output .* cannot be written"):
+    with pytest.raises(
+        UserError, match="commands.txt cannot be written .a file lies where a folder should be"
+    ):
         demo.run(output, SMALL)
     assert output.read_text() == "mine"
 
@@ -200,7 +217,7 @@ def main_without_exit(arguments: list[str]) -> None:
     assert left.value.code in (0, None)
 
 
-def row(arm: Arm, scores: Mapping[str, list[float]]) -> Row:
+def row(entry: Entry, scores: Mapping[str, list[float]]) -> Row:
     """A row whose task in each column has these scores, two questions a passage."""
     samples = {
         COLUMNS[column]: [
@@ -213,16 +230,16 @@ def row(arm: Arm, scores: Mapping[str, list[float]]) -> Row:
         task: {"score,none": sum(one["score"] for one in given) / len(given)}
         for task, given in samples.items()
     }
-    return Row(arm, {"results": results}, samples)
+    return Row(entry, {"results": results}, samples)
 
 
 def made_up(**context: list[float]) -> list[Row]:
     """All arms; those named by `context` have these scores in every context task, others halves."""
     halves = [0.0, 1.0] * 4
     rows = []
-    for arm in ARMS:
-        scores = context.get(arm.name.replace("-", "_").replace(".", ""), halves)
-        rows.append(row(arm, {**dict.fromkeys(CONTEXT_TASKS, scores), BY_HEART: halves}))
+    for entry in ENTRIES:
+        scores = context.get(entry.folder.replace("-", "_").replace(".", ""), halves)
+        rows.append(row(entry, {**dict.fromkeys(CONTEXT_TASKS, scores), BY_HEART: halves}))
     return rows
 
 
@@ -240,8 +257,8 @@ def test_a_loss_a_gain_and_no_difference_are_called_so() -> None:
 def test_best_and_worst_steering_are_named() -> None:
     said = demo_summary.sentence(
         made_up(
-            nano_chat_chat_alpha_08_compound=[1.0] * 8,
-            nano_chat_chat_alpha_05_constant=[0.0] * 8,
+            nano_chat_chat_alpha_08_schedule_compound=[1.0] * 8,
+            nano_chat_chat_alpha_05=[0.0] * 8,
         )
     )
     assert "by +0.500 ± 0.000 at best (α 0.8 compound of 6 settings" in said

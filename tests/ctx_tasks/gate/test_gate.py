@@ -193,7 +193,8 @@ def test_p_is_corrected_over_all_runs_of_the_gate(tmp_path):
     assert (alone[0], together[0]) == (1, 2)
 
 
-def test_the_verdict_is_readable_beside_a_long_name(tmp_path):
+def test_the_verdict_is_readable_beside_a_long_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     long = "a_group_of_my_own_with_a_long_name_squad_contains_reworded"
     old, new = (write(tmp_path / name, hits(300), task=long) for name in ("old", "new"))
     _, out, _ = gate("--baseline", old, new)

@@ -389,7 +389,7 @@ def test_no_verdict_is_paid_for_twice(answers):
             assert len(server.bodies) == before + 8
 
 
-def test_a_torn_line_is_skipped_and_what_follows_is_whole(answers, caplog):
+def test_a_torn_line_is_cut_off_and_what_follows_is_whole(answers, caplog):
     file = answers.parent / "verdicts.jsonl"
     with serve(by_number) as server:
         ask(server, answers)
@@ -400,12 +400,24 @@ def test_a_torn_line_is_skipped_and_what_follows_is_whole(answers, caplog):
         ask(server, answers)
         assert len(server.bodies) == 9
     assert done.missing == 0
+    assert not caplog.records
+    assert file.read_bytes().startswith(torn[: torn.rindex(b"\n") + 1])
+
+
+def test_a_file_of_the_version_that_closed_torn_lines_is_read(answers, caplog):
+    file = answers.parent / "verdicts.jsonl"
+    with serve(by_number) as server:
+        ask(server, answers)
+        file.write_bytes(file.read_bytes()[:-30] + b"\n")
+        ask(server, answers)
+        assert len(server.bodies) == 9
     assert "line 8 is no verdict" in caplog.text
 
 
 def test_two_judges_never_write_one_file(answers):
     path = answers.parent / "verdicts.jsonl"
-    with serve(by_number) as server, VerdictFile(path), pytest.raises(UserError, match="in use"):
+    refused = pytest.raises(UserError, match="Another process is writing")
+    with serve(by_number) as server, VerdictFile(path), refused:
         ask(server, answers)
     assert not server.bodies
 
@@ -547,7 +559,7 @@ def test_two_checkpoints_are_compared_paired(tmp_path):
         done = ask(server, *paths)
         [said] = judge_table.differences(done.written)
         assert said.startswith(
-            "mt_bench: org/strong (chat) against org/weak (chat): +1.00 ± 0.27, 95 % +0.37 to +1.63"
+            "mt_bench: org/strong (chat) against org/weak (chat): +1.00 ± 0.27, 95 % [+0.37, +1.63]"
         )
         assert said.endswith("8 questions.")
         other = ask(server, paths[1], max_tokens=77)

@@ -16,7 +16,7 @@ from scipy import stats
 from ctx_models.cli import main
 from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard import formats
-from ctx_tasks.leaderboard.board import board, heading
+from ctx_tasks.leaderboard.board import board
 from ctx_tasks.results import read_runs
 from tests.ctx_tasks.result_files import sample, write_run
 
@@ -131,20 +131,6 @@ def test_a_begun_answer_is_compared_on_the_needle_test_alone(folder):
     assert gain.difference.mean == pytest.approx(15 / 40)
 
 
-@pytest.mark.parametrize(
-    ("task", "expected"),
-    [
-        ("nih_recall_prefix", "NIH recall"),
-        ("squad_contains_plain", "SQuAD (plain)"),
-        ("nano_drop_contains", "DROP (nano)"),
-        ("mt_bench", "MT-Bench"),
-        ("mmlu", "mmlu"),
-    ],
-)
-def test_bundled_data_and_other_prompts_have_columns_of_their_own(task, expected):
-    assert heading(task) == expected
-
-
 def test_a_group_of_others_is_one_column_and_ours_is_computed(tmp_path):
     groups = {"mmlu": ["mmlu_law"], "context_awareness": ["squad_contains"]}
     tasks = {name: hits(20) for name in ("mmlu", "mmlu_law", "context_awareness", "squad_contains")}
@@ -209,6 +195,19 @@ def test_foreign_names_are_no_markup(tmp_path):
     made = board(read_runs([tmp_path]))
     assert "[red]|<b>*x*" in formats.plain(made)
     assert r"\[red\]\|\<b\>\*x\*" in formats.markdown(made)
+
+
+@pytest.mark.parametrize("form", [formats.plain, formats.markdown, formats.comma_separated])
+def test_foreign_names_steer_nothing(tmp_path, form):
+    """Escapes, line breaks and changes of direction reach no terminal, Markdown or CSV."""
+    steering = "\x1b]0;title\x07\nmodel\u202e\u2066"
+    write(tmp_path, 20, ["squad_contains", "a\x1b[2J\ntask"], model=steering)
+    made = board(read_runs([tmp_path]))
+    text = form(made)
+    assert "title" in text
+    assert "task" in text
+    assert not set(text) & set("\x1b\x07\u202e\u2066")
+    assert not any(line.startswith(("model", "task")) for line in text.splitlines())
 
 
 def test_a_score_that_is_no_number_is_a_dash(tmp_path):

@@ -119,7 +119,7 @@ def test_the_longest_needle_document_has_a_thousand_tokens(tokenizer: str) -> No
     assert rows["length"] == [200, 1000]
 
 
-@pytest.mark.parametrize("name", ["nih_recall", "nih_recall_prefix", *CONTEXT[1:]])
+@pytest.mark.parametrize("name", [*CONTEXT, *(f"{one}_prefix" for one in CONTEXT)])
 def test_prompt_and_scoring_are_those_of_the_benchmarks_task(name: str, tokenizer: str) -> None:
     settings = {"tokenizer": tokenizer, "max_length": 300, "lengths": 2, "depths": 2}
     files = {f"{kind}_files": str(nano_world.FOLDER / f"{kind}.jsonl") for kind in READING[:3]}

@@ -144,10 +144,13 @@ def test_recall_its_error_and_the_score_are_means_over_the_cells(tokenizer_folde
     assert found["recall_error,none"] == pytest.approx(1 - (5 + 2) / 7 / 4)
     # Of 5/7, 2/7, 0 and 0.
     assert found["recall_stderr,none"] == pytest.approx(torch.tensor([5, 2, 0, 0.0]).std() / 7 / 2)
+    assert (found["empty,none"], found["dangling,none"]) == (0.25, 0)
     assert results["higher_is_better"]["nih_recall"] == {
         "recall": True,
         "recall_error": False,
         "score": True,
+        "empty": False,
+        "dangling": False,
     }
 
 

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import sha256
+from ctx_tasks.row_writer import write_rows
+from ctx_tasks.rows import Row, read_rows
 from tests.tiny import tokenizer
 from training import files
 from training.data import prepare as preparation
@@ -20,7 +23,7 @@ from training.data.cleaning import Switches
 from training.data.prepare import prepare
 
 
-def gpt(*turns: tuple[str, str], name: str = "x") -> files.Row:
+def gpt(*turns: tuple[str, str], name: str = "x") -> Row:
     return {"id": name, "conversations": [{"from": f, "value": v} for f, v in turns]}
 
 
@@ -61,11 +64,11 @@ def test_every_conversation_has_a_fate_and_the_counts_sum(raw: Path, tmp_path: P
     account = prepare(
         str(raw), tmp_path / "out.jsonl", tokenizer=tokenizer(), max_length=200, report=report
     )
-    fates = {row["id"]: row for row in files.read_rows(report)}
+    fates = {row["id"]: row for row in read_rows(report)}
     assert {k: (v["fate"], v["reasons"], v["outputs"]) for k, v in fates.items()} == FATES
     assert [row["index"] for row in fates.values()] == list(range(9))
     assert (account.read, account.kept, account.changed, account.dropped) == (9, 1, 2, 6)
-    written = list(files.read_rows(tmp_path / "out.jsonl"))
+    written = list(read_rows(tmp_path / "out.jsonl"))
     assert [row["id"] for row in written] == ["kept", "orphan", "long_0", "long_8"]
     assert {row["source"] for row in written} == {"raw.json"}
     assert (account.conversations, account.instructions) == (4, 8)
@@ -75,7 +78,7 @@ def test_average_tokens_are_those_of_the_contents(raw: Path, tmp_path: Path) -> 
     account = prepare(str(raw), tmp_path / "out.jsonl", tokenizer=tokenizer(), max_length=200)
     counted = [
         len(tokenizer()(message["content"], add_special_tokens=False)["input_ids"])
-        for row in files.read_rows(tmp_path / "out.jsonl")
+        for row in read_rows(tmp_path / "out.jsonl")
         for message in row["messages"]
     ]
     assert account.tokens == sum(counted)
@@ -99,11 +102,11 @@ def test_without_a_tokenizer_nothing_is_measured_or_split(raw: Path, tmp_path: P
 
 def test_a_split_system_message_is_counted_in_every_piece(tmp_path: Path) -> None:
     rounds = [(turn["from"], turn["value"]) for turn in RAW[-1]["conversations"]]
-    files.write_rows(tmp_path / "in.jsonl", [gpt(("system", "Be kind to birds."), *rounds)])
+    write_rows(tmp_path / "in.jsonl", [gpt(("system", "Be kind to birds."), *rounds)])
     account = prepare(
         str(tmp_path / "in.jsonl"), tmp_path / "out.jsonl", tokenizer=tokenizer(), max_length=150
     )
-    written = list(files.read_rows(tmp_path / "out.jsonl"))
+    written = list(read_rows(tmp_path / "out.jsonl"))
     assert len(written) > 1
     assert {row["messages"][0]["content"] for row in written} == {"Be kind to birds."}
     contents = [m["content"] for row in written for m in row["messages"]]
@@ -127,7 +130,7 @@ def test_a_second_run_gives_the_same_bytes(raw: Path, tmp_path: Path, suffix: st
 
 def test_a_killed_run_leaves_no_output_and_a_rerun_the_whole(tmp_path: Path) -> None:
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    files.write_rows(source, (gpt(*ROUND, name=str(i)) for i in range(50)))
+    write_rows(source, (gpt(*ROUND, name=str(i)) for i in range(50)))
     script = (
         "import os, signal, sys; from training.data import prepare as p\n"
         "run = p.Preparer.run\n"
@@ -141,7 +144,7 @@ def test_a_killed_run_leaves_no_output_and_a_rerun_the_whole(tmp_path: Path) -> 
     assert subprocess.run(command, capture_output=True, check=False).returncode == -9
     assert not output.exists()
     account = prepare(str(source), output, switches=Switches(dedup=False))
-    assert account.kept == 50 == sum(1 for _ in files.read_rows(output))
+    assert account.kept == 50 == sum(1 for _ in read_rows(output))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["in.jsonl", "out.jsonl", "out.jsonl.meta.json"]
 
@@ -150,7 +153,7 @@ def test_the_meta_file_says_what_was_done(raw: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     prepare(str(raw), output, tokenizer=tokenizer(), max_length=300)
     meta = json.loads(files.meta_path(output).read_text(encoding="utf-8"))
-    assert meta["inputs"][0]["sha256"] == files.sha256(raw)
+    assert meta["inputs"][0]["sha256"] == sha256(raw)
     assert meta["settings"]["max_length"] == 300
     assert meta["counts"]["dropped_by"]["duplicate"] == 1
     counts = meta["counts"]
@@ -162,16 +165,16 @@ def test_the_meta_file_says_what_was_done(raw: Path, tmp_path: Path) -> None:
     [([{"question": "x", "answer": "y"}], "columns question, answer"), ([], "holds no rows")],
 )
 def test_wrong_data_is_an_error_and_writes_nothing(
-    tmp_path: Path, rows: list[files.Row], words: str
+    tmp_path: Path, rows: list[Row], words: str
 ) -> None:
-    files.write_rows(tmp_path / "in.jsonl", rows)
+    write_rows(tmp_path / "in.jsonl", rows)
     with pytest.raises(UserError, match=words):
         prepare(str(tmp_path / "in.jsonl"), tmp_path / "out.jsonl", report=tmp_path / "r.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
 def test_the_input_is_not_overwritten(raw: Path, tmp_path: Path) -> None:
-    files.write_rows(tmp_path / "in.jsonl", RAW[:1])
+    write_rows(tmp_path / "in.jsonl", RAW[:1])
     with pytest.raises(UserError, match="also the input"):
         prepare(str(tmp_path / "in.jsonl"), tmp_path / "in.jsonl")
     with pytest.raises(UserError, match="also the input"):
@@ -182,16 +185,16 @@ def _real(name: str) -> str:
     return str(Path(os.environ["CTX_REAL_DATA"]) / "sft" / name)
 
 
-def _accounted(name: str, tmp_path: Path, **settings: Any) -> tuple[Any, list[files.Row]]:
+def _accounted(name: str, tmp_path: Path, **settings: Any) -> tuple[Any, list[Row]]:
     report = tmp_path / "fates.jsonl"
     account = prepare(_real(name), tmp_path / "out.jsonl", report=report, **settings)
-    fates = list(files.read_rows(report))
+    fates = list(read_rows(report))
     assert Counter(row["fate"] for row in fates) == Counter(
         {f: n for f in ("kept", "changed", "dropped") if (n := getattr(account, f))}
     )
     assert all(row["reasons"] for row in fates if row["fate"] != "kept")
     outputs = [name for row in fates for name in row["outputs"]]
-    assert outputs == [row["id"] for row in files.read_rows(tmp_path / "out.jsonl")]
+    assert outputs == [row["id"] for row in read_rows(tmp_path / "out.jsonl")]
     return account, fates
 
 
@@ -203,7 +206,7 @@ def test_all_250_sharegpt_conversations_are_accounted_for(tmp_path: Path) -> Non
     assert account.read == 250 == account.kept + account.changed + account.dropped
     assert account.dropped_by == {"empty turn": 4, "response without an instruction": 2}
     assert account.changed_by["response without an instruction"] == 64
-    written = {row["id"]: row["messages"] for row in files.read_rows(tmp_path / "out.jsonl")}
+    written = {row["id"]: row["messages"] for row in read_rows(tmp_path / "out.jsonl")}
     for fate, row in zip(fates, rows, strict=True):
         if fate["fate"] == "kept":
             contents = [message["content"] for message in written[row["id"]]]

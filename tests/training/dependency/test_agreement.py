@@ -11,6 +11,8 @@ import pytest
 from matplotlib import image
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.row_writer import write_rows
+from ctx_tasks.rows import read_rows
 from tests import tiny
 from tests.training.dependency.test_scoring import conversation, turn
 from training import files
@@ -51,7 +53,7 @@ def setting(tmp_path) -> dict:
     tiny.model(max_position_embeddings=256).save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     rows = [{"messages": conversation(n, 1 + n % 4)} for n in range(30)]
-    files.write_rows(tmp_path / "chats.jsonl", rows)
+    write_rows(tmp_path / "chats.jsonl", rows)
     return {
         "source": str(tmp_path / "chats.jsonl"),
         "output": tmp_path / "agreement.csv",
@@ -70,7 +72,7 @@ def table(path) -> np.ndarray:
 def test_the_matrix_is_that_of_the_scores_of_every_layer(setting):
     account = agreement(**setting, share=0.2)
     model, tokenizer = tiny.model(max_position_embeddings=256), tiny.tokenizer()
-    conversations = [row["messages"] for row in files.read_rows(setting["source"])]
+    conversations = [row["messages"] for row in read_rows(setting["source"])]
     scores = [
         [
             round(score, 6)
@@ -142,7 +144,7 @@ def test_mistakes_are_told_in_one_sentence(setting, change, message):
 
 
 def test_data_without_a_scored_turn_is_refused(setting):
-    files.write_rows(setting["source"], [{"messages": [turn("user", "Hello?")]}])
+    write_rows(setting["source"], [{"messages": [turn("user", "Hello?")]}])
     with pytest.raises(UserError, match="None of the 1 conversations"):
         agreement(**setting)
 

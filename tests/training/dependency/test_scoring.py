@@ -20,6 +20,8 @@ import torch
 import training
 from ctx_models.spans import Segment, segment
 from ctx_tasks.errors import UserError
+from ctx_tasks.row_writer import write_rows
+from ctx_tasks.rows import read_rows
 from tests import tiny
 from tests.ctx_models import chats, naive
 from training import files
@@ -231,7 +233,7 @@ def data(tmp_path_factory) -> Path:
     ]
     rows.insert(17, {"id": "open", "messages": [turn("user", "Hello?")], "extra": None})
     path = tmp_path_factory.mktemp("data") / "chats.jsonl"
-    files.write_rows(path, rows)
+    write_rows(path, rows)
     return path
 
 
@@ -266,7 +268,7 @@ def finished(keywords, *launcher) -> str:
 def test_a_dataset_gets_a_column_and_keeps_the_rest(scored, data, checkpoint):
     output, _ = scored
     model, tokenizer = tiny.model(max_position_embeddings=256), tiny.tokenizer()
-    before, after = list(files.read_rows(data)), list(files.read_rows(output))
+    before, after = list(read_rows(data)), list(read_rows(output))
     assert len(after) == 60
     nulls = 0
     for old, new in zip(before, after, strict=True):
@@ -281,7 +283,7 @@ def test_a_dataset_gets_a_column_and_keeps_the_rest(scored, data, checkpoint):
 
 def test_every_turn_is_accounted_for(scored, checkpoint):
     output, printed = scored
-    rows = list(files.read_rows(output))
+    rows = list(read_rows(output))
     scores = [score for row in rows for score in row["context_dependency"]]
     counts = json.loads(files.meta_path(output).read_text())["counts"]
     assert counts["conversations"] == 60
@@ -310,11 +312,11 @@ def test_a_finished_output_is_not_computed_again(scored, capsys, data, checkpoin
 
 def test_parquet_gives_the_same_scores(scored, tmp_path, data, checkpoint):
     source, output = tmp_path / "chats.parquet", tmp_path / "scored.parquet"
-    rows = [{k: v for k, v in row.items() if k != "extra"} for row in files.read_rows(data)]
-    files.write_rows(source, rows)
+    rows = [{k: v for k, v in row.items() if k != "extra"} for row in read_rows(data)]
+    write_rows(source, rows)
     score(**arguments(source, output, checkpoint))
-    found = [row["context_dependency"] for row in files.read_rows(output)]
-    assert found == [row["context_dependency"] for row in files.read_rows(scored[0])]
+    found = [row["context_dependency"] for row in read_rows(output)]
+    assert found == [row["context_dependency"] for row in read_rows(scored[0])]
 
 
 def parts_of(output: Path) -> Path:
@@ -388,7 +390,7 @@ def test_parts_of_another_run_are_refused(monkeypatch, tmp_path, data, checkpoin
 
 def test_parts_of_other_data_are_refused(monkeypatch, tmp_path, data, checkpoint):
     output, other = tmp_path / "scored.jsonl", tmp_path / "other.jsonl"
-    files.write_rows(other, [{"messages": conversation(1, 1)}])
+    write_rows(other, [{"messages": conversation(1, 1)}])
     parts_with_one_batch(monkeypatch, output, arguments(data, output, checkpoint))
     with pytest.raises(UserError, match="source_sha256"):
         score(**arguments(other, output, checkpoint))
@@ -410,14 +412,14 @@ def test_a_conversation_the_template_refuses_is_null_and_counted(tmp_path, capsy
     )
     tiny.tokenizer(template).save_pretrained(tmp_path / "strict")
     rows = [{"messages": CONVERSATIONS[name]} for name in ("system", "several turns", "system")]
-    files.write_rows(tmp_path / "chats.jsonl", rows)
+    write_rows(tmp_path / "chats.jsonl", rows)
     account = score(
         tmp_path / "chats.jsonl",
         tmp_path / "scored.jsonl",
         model=str(checkpoint),
         tokenizer=str(tmp_path / "strict"),
     )
-    found = [row["context_dependency"] for row in files.read_rows(tmp_path / "scored.jsonl")]
+    found = [row["context_dependency"] for row in read_rows(tmp_path / "scored.jsonl")]
     assert [scores.count(None) for scores in found] == [2, 0, 2]
     assert (account.scored, account.refused) == (4, 4)
     assert capsys.readouterr().out.count("no system") == 1
@@ -426,7 +428,7 @@ def test_a_conversation_the_template_refuses_is_null_and_counted(tmp_path, capsy
 def test_mistakes_are_told_before_the_model_loads(monkeypatch, tmp_path, data, checkpoint):
     monkeypatch.setattr("training.dependency.run.Seed.load_model", lambda *_: pytest.fail("loaded"))
     tiny.tokenizer(None).save_pretrained(tmp_path / "plain")
-    files.write_rows(tmp_path / "raw.jsonl", [{"conversations": []}])
+    write_rows(tmp_path / "raw.jsonl", [{"conversations": []}])
     good = arguments(data, tmp_path / "scored.jsonl", checkpoint)
     mistakes = {
         "layer 3 is not in this model: use one of 0 to 2": {"layer": 3},
@@ -467,7 +469,7 @@ def test_lower_precision_stays_near(tmp_path, data, change):
 
     def scores(output, **more):
         score(**arguments(data, output, checkpoint, **more))
-        rows = files.read_rows(output)
+        rows = read_rows(output)
         return [s for row in rows for s in row["context_dependency"] if s is not None]
 
     exact, found = scores(tmp_path / "a.jsonl"), scores(tmp_path / "b.jsonl", **change)
@@ -489,7 +491,7 @@ def launcher(processes: int) -> list[str]:
 def test_every_turn_of_the_sharegpt_sample_is_scored_or_beyond_the_window(folder):
     """Real chats: HTML, code, CJK, chunks that begin with the assistant."""
     tokenizer, fates, turns = chats.real_tokenizer(folder), Counter(), 0
-    for index, row in enumerate(files.read_rows(chats.real_data() / "sft/sharegpt_sample.json")):
+    for index, row in enumerate(read_rows(chats.real_data() / "sft/sharegpt_sample.json")):
         messages = to_conversation(row, index).messages
         fates += encode(tokenizer, messages, 2047).fates
         turns += sum(message["role"] == "assistant" for message in messages)
@@ -525,8 +527,8 @@ def test_one_process_finishes_what_two_began(scored, tmp_path, data, checkpoint)
 def test_a_part_that_is_being_written_is_not_taken(tmp_path):
     parts = Parts(tmp_path / "scored.jsonl")
     parts.claim({"layer": 1})
-    with parts.writer(0) as write, Parts(tmp_path / "scored.jsonl").writer(1):
-        write({"rows": [1]})
+    with parts.writer(0) as part, Parts(tmp_path / "scored.jsonl").writer(1):
+        part.add({"rows": [1]})
         with (
             pytest.raises(UserError, match="Another process is writing"),
             Parts(tmp_path / "scored.jsonl").writer(0),

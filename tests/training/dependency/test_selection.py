@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import sha256
+from ctx_tasks.row_writer import write_rows
+from ctx_tasks.rows import Row, read_rows
 from tests.tiny import tokenizer
 from training import files
 from training.dependency import select as selection
 from training.dependency.select import select
 
 
-def row(name: str, *scores: float | None, words: int = 3) -> files.Row:
+def row(name: str, *scores: float | None, words: int = 3) -> Row:
     """A conversation with one round for each score."""
     messages = []
     for turn in range(len(scores)):
@@ -25,8 +28,8 @@ def row(name: str, *scores: float | None, words: int = 3) -> files.Row:
     return {"id": name, "messages": messages, "context_dependency": list(scores)}
 
 
-def write(tmp_path: Path, *rows: files.Row, name: str = "in.jsonl") -> str:
-    files.write_rows(tmp_path / name, rows)
+def write(tmp_path: Path, *rows: Row, name: str = "in.jsonl") -> str:
+    write_rows(tmp_path / name, rows)
     return str(tmp_path / name)
 
 
@@ -34,7 +37,7 @@ def marked(path: Path) -> list[list[bool]]:
     """For each conversation: which instructions end in ` [IND]`."""
     return [
         [m["content"].endswith(" [IND]") for m in found["messages"] if m["role"] == "user"]
-        for found in files.read_rows(path)
+        for found in read_rows(path)
     ]
 
 
@@ -52,14 +55,14 @@ def test_only_the_instruction_of_a_selected_turn_changes(tmp_path: Path) -> None
     before = {**row("a", 0.9, 0.1), "note": "kept", "source": "s"}
     before["messages"].insert(0, {"role": "system", "content": "Be brief."})
     select(write(tmp_path, before), tmp_path / "out.jsonl")
-    (after,) = files.read_rows(tmp_path / "out.jsonl")
+    (after,) = read_rows(tmp_path / "out.jsonl")
     before["messages"][1]["content"] += " [IND]"
     assert after == before
 
 
 def test_another_indicator_and_beta(tmp_path: Path) -> None:
     select(write(tmp_path, row("a", 0.5)), tmp_path / "o.jsonl", beta=0.4, indicator="<ctx>")
-    (after,) = files.read_rows(tmp_path / "o.jsonl")
+    (after,) = read_rows(tmp_path / "o.jsonl")
     assert after["messages"][0]["content"] == "q0 q0 q0 <ctx>"
 
 
@@ -110,7 +113,7 @@ def test_a_response_without_an_instruction_marks_nothing(tmp_path: Path) -> None
         ({"context_dependency": [0.5, True]}, "holds the score True"),
         (
             {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
-            "content is not text",
+            r"Row 2 .id bad. .columns .* has no `messages` with role and content strings",
         ),
     ],
 )
@@ -120,7 +123,7 @@ def test_scores_that_do_not_fit_name_the_row(
     source = write(tmp_path, row("fine", 0.5), {**row("bad", 0.5, 0.5), **change})
     with pytest.raises(UserError, match=words) as caught:
         select(source, tmp_path / "out.jsonl")
-    assert "Row 1 (id bad)" in str(caught.value)
+    assert "Row 2 (id bad)" in str(caught.value)
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -197,4 +200,4 @@ def test_the_meta_file_has_settings_and_counts(tmp_path: Path) -> None:
     assert meta["settings"] == {"beta": 0.5, "top": None, "indicator": "[IND]", "tokenizer": None}
     assert meta["counts"]["selected"] == 1
     assert meta["counts"]["unscored"] == 1
-    assert meta["inputs"][0]["sha256"] == files.sha256(source)
+    assert meta["inputs"][0]["sha256"] == sha256(source)

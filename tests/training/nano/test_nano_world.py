@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ctx_models
 from ctx_tasks import reading
-from ctx_tasks.files import Record
 from ctx_tasks.metrics import keyword_recall
 from ctx_tasks.needle.inputs import load_haystack, load_needles
+from ctx_tasks.rows import Record
 from training.nano import chat, held_out, model, pretrain, probe, tokenizer, world
 from training.nano.corpus import ANSWER_WEIGHT, Corpus
 

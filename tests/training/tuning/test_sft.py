@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import sha256
 from tests.training.tuning import inputs as tuning
 from training import files
 from training.tuning import continuation, merge, recipe, sft
@@ -203,12 +204,12 @@ def test_the_record_and_the_card_say_data_recipe_beta_and_indicator(setting):
     card = (folder / "run" / "README.md").read_text(encoding="utf-8")
     head = yaml.safe_load(card.split("---")[1])
     assert (head["base_model"], head["library_name"]) == (str(base), "peft")
-    for fact in (str(data), files.sha256(data), "beta = 0.6", "`[IND]`", "recipe.yaml"):
+    for fact in (str(data), sha256(data), "beta = 0.6", "`[IND]`", "recipe.yaml"):
         assert fact in card
     assert f"pretrained={base},peft=THIS_FOLDER,indicator=[IND]" in card
     record = json.loads(files.meta_path(folder / "run").read_text(encoding="utf-8"))
     assert record["counts"] == counts
-    assert record["inputs"][0]["sha256"] == files.sha256(data)
+    assert record["inputs"][0]["sha256"] == sha256(data)
     assert record["settings"]["training"]["seed"] == 42
     assert not list((folder / "run").glob("unfinished*"))
 

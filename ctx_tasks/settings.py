@@ -1,0 +1,81 @@
+"""What must agree before two results are compared, and how a difference is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ctx_tasks.errors import UserError
+
+# What makes the arm: two arms are meant to differ in it, one checkpoint is not.
+TEMPLATE = "chat template"
+# Where data came from and how it was measured out differ between equal data.
+_NO_DATA = {"source", "tokenizer", "window"}
+
+
+def settings(content: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """The settings of a task in a results file, by a name for the reader."""
+    config, used = content["config"], content.get("configs", {}).get(task, {})
+    shots = content.get("n-shot", {}).get(task, 0)
+    seen = used.get("metadata", {}).get("data_used") or {}
+    return {
+        "task version": content.get("versions", {}).get(task),
+        TEMPLATE: content.get("chat_template_sha"),
+        "system prompt": content.get("system_instruction_sha"),
+        "few-shot": [shots, config.get("fewshot_seed")] if shots else 0,
+        "limit": config.get("limit"),
+        "generation settings": {
+            **(used.get("generation_kwargs") or {}),
+            **(config.get("gen_kwargs") or {}),
+            "repeats": used.get("repeats", 1),
+        },
+        # MT-Bench leaves the arm's indicator out unless told otherwise.
+        "indicator kept": (used.get("metadata") or {}).get("mt_bench_indicator"),
+        "data": _data(used, seen),
+        "haystack": seen.get("sha256") if "lengths" in seen else None,
+    }
+
+
+def _data(used: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    """What our loaders recorded; of other tasks, the names of data set and split."""
+    if seen:
+        return {key: value for key, value in seen.items() if key not in _NO_DATA}
+    names = ("dataset_path", "dataset_name", "dataset_kwargs", "test_split", "validation_split")
+    return {name: used[name] for name in names if used.get(name)}
+
+
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Names of the settings in which two results differ."""
+    return [name for name in first if first[name] != second.get(name)]
+
+
+def key(value: Any) -> str:
+    """Equal for equal settings."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def refusal(
+    where: str, name: str, first: tuple[Any, Path], second: tuple[Any, Path], instead: str
+) -> UserError:
+    """The error that says both values of a setting, each with its file, and what to do."""
+    a, b = told(first[0], second[0])
+    return UserError(
+        f"{where}: {name} is {a} in {first[1]} but {b} in {second[1]}; run them alike, or "
+        f"{instead} (--force)."
+    )
+
+
+def told(a: Any, b: Any) -> tuple[str, str]:
+    """Two values as short text, of mappings only the entries that differ."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return _short(a), _short(b)
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    return _short({key: a.get(key) for key in keys}), _short({key: b.get(key) for key in keys})
+
+
+def _short(value: Any, most: int = 120) -> str:
+    """A setting as short text."""
+    text = key(value)
+    return text if len(text) <= most else text[:most] + "…"
