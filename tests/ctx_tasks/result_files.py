@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,16 @@ def sample(score: float | None, number: int, metric: str = "score", **doc: Any) 
         "doc_hash": digest,
         metric: score,
     }
+
+
+def hits(count: int, n: int = 400) -> list[float]:
+    """Scores of `n` documents, of which the first `count` are hits."""
+    return [1.0] * count + [0.0] * (n - count)
+
+
+def lines(scores: Iterable[float | None], **doc: Any) -> list[dict[str, Any]]:
+    """A sample line for each score, each on a document of its own."""
+    return [sample(score, number, **doc) for number, score in enumerate(scores)]
 
 
 def write_run(

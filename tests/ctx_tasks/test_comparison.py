@@ -6,18 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctx_models.cli import main
 from ctx_tasks.comparison import compare, flips, one_run
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import read_runs
-from tests.ctx_tasks.result_files import sample, write_run
+from tests.commands import as_process, ctx_eval
+from tests.ctx_tasks.result_files import lines, sample, write_run
 
 BEFORE = [1.0] * 20 + [0.0] * 20
 AFTER = [1.0] * 18 + [0.0] * 2 + [1.0] * 9 + [0.0] * 11
-
-
-def lines(scores, **doc):
-    return [sample(score, number, **doc) for number, score in enumerate(scores)]
 
 
 def run(folder, scores, task="squad_contains", **settings):
@@ -110,15 +106,20 @@ def test_no_common_task_and_several_runs_are_refused(tmp_path, pair):
         one_run(read_runs([tmp_path]), "results")
 
 
-def test_the_command_prints_differences_and_flips_as_plain_text(tmp_path, capsys):
+def test_the_command_prints_differences_and_flips_as_plain_text(tmp_path):
     run(tmp_path / "a", BEFORE)
     path = tmp_path / "b"
     run(path, AFTER)
     file = next(path.glob("samples_*"))
     file.write_text(file.read_text().replace("answer 18", "[red]\\u001b[31mX"))
-    with pytest.raises(SystemExit) as done:
-        main(["compare", str(tmp_path / "a"), str(path), "--flips", "1"])
-    assert done.value.code == 0
-    shown = capsys.readouterr().out
-    assert "+0.175" in shown
-    assert "B: [red]\N{REPLACEMENT CHARACTER}[31mX" in shown
+    done = ctx_eval("compare", tmp_path / "a", path, "--flips", "1")
+    assert done.code == 0
+    assert "+0.175" in done.out
+    assert "B: [red]\N{REPLACEMENT CHARACTER}[31mX" in done.out
+
+
+def test_a_process_of_its_own_prints_the_same(pair, tmp_path):
+    for name, code in (("b", 0), ("nowhere", 2)):
+        done = as_process("ctx_models.cli", "compare", tmp_path / "a", tmp_path / name)
+        assert done == ctx_eval("compare", tmp_path / "a", tmp_path / name)
+        assert done.code == code

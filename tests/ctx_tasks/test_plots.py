@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard.curves import Curve, Point
 from ctx_tasks.plots import alpha_curve, change_bars, nih_heatmap
 from ctx_tasks.statistics import Difference
+from tests.commands import Done, as_process, ctx_eval
 from tests.ctx_tasks.report import report_data
 from tests.ctx_tasks.result_files import write_run
 
@@ -167,18 +167,24 @@ def test_an_unknown_interval_is_left_out(tmp_path: Path) -> None:
     assert len(pixels(tmp_path / "bars.png", tuple(0.35 * part + 0.65 for part in BAR))) > 1000
 
 
-@pytest.mark.parametrize("format", ["png", "svg"])
-def test_the_command_draws_all_there_is(tmp_path: Path, format: str) -> None:
+def plots_there(*arguments: object) -> Done:
+    return as_process("ctx_models.cli", *arguments)
+
+
+@pytest.mark.parametrize(("call", "format"), [(ctx_eval, "png"), (plots_there, "svg")])
+def test_the_command_draws_all_there_is(
+    tmp_path: Path, call: Callable[..., Done], format: str
+) -> None:
     runs = report_data.write(tmp_path / "runs", checkpoints=["../m$a$", "m a", "é" * 300])
-    done = run("plots", runs, "--output", tmp_path / "figures", "--format", format)
-    assert done.returncode == 0, done.stderr
+    done = call("plots", runs, "--output", tmp_path / "figures", "--format", format)
+    assert done.code == 0, done.err
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {path.parent for path in tmp_path.rglob(f"*.{format}")} == {tmp_path / "figures"}
     assert {f"template-tax.{format}", f"gains.{format}", f"alpha-m-a-constant.{format}"} <= names
     # Two checkpoints whose names make one file name have a file each.
     assert f"alpha-m-a-constant-2.{format}" in names
     assert len(names) == 2 + 3 + 3 * 4
-    assert done.stdout.count("Wrote ") == len(names)
+    assert done.out.count("Wrote ") == len(names)
 
 
 def test_mistakes_with_the_command_are_one_sentence(tmp_path: Path) -> None:
@@ -191,12 +197,7 @@ def test_mistakes_with_the_command_are_one_sentence(tmp_path: Path) -> None:
         ((tmp_path / "none", "-o", tmp_path / "figures"), "does not exist"),
         ((tmp_path / "runs", "-o", tmp_path / "file" / "x"), "cannot be written"),
     ):
-        done = run("plots", *arguments)
-        assert done.returncode == 2
-        assert said in done.stderr
-        assert done.stderr.count("\n") == 1
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ctx_models.cli", *(str(one) for one in arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+        done = ctx_eval("plots", *arguments)
+        assert done.code == 2
+        assert said in done.err
+        assert done.err.count("\n") == 1

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,41 +11,16 @@ from typing import Any
 import pytest
 import torch
 from lm_eval import simple_evaluate
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 from lm_eval.models.dummy import DummyLM
 from lm_eval.tasks import TaskManager
 
 from tests import tiny
+from tests.commands import ROOT, lm_eval
 from tests.ctx_tasks import reading_data as data
+from tests.scripted import Scripted
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "task_configs"
 SETTINGS = {"until": [". "], "max_gen_toks": 100, "do_sample": False}
-
-
-class Scripted(LM):
-    """Answers each prompt with the first script entry whose question the prompt ends in."""
-
-    def __init__(self, answers: dict[str, str]) -> None:
-        super().__init__()
-        self.answers = answers
-        self.prompts: list[str] = []
-        self.settings: list[dict[str, Any]] = []
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        self.prompts = [request.args[0] for request in requests]
-        self.settings = [request.args[1] for request in requests]
-        return [self._answer(prompt) for prompt in self.prompts]
-
-    def _answer(self, prompt: str) -> str:
-        return next(text for question, text in self.answers.items() if prompt.endswith(question))
-
-    def loglikelihood(self, requests: list[Instance]) -> Any:
-        raise NotImplementedError
-
-    def loglikelihood_rolling(self, requests: list[Instance]) -> Any:
-        raise NotImplementedError
 
 
 Run = Callable[..., tuple[dict[str, Any], Scripted]]
@@ -264,15 +236,14 @@ def test_the_command_line_scores_a_real_model_as_computed_by_hand(tmp_path: Path
 
 def command_line(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """Run `lm_eval` on the model saved in `folder` and return its results file."""
-    command = [
-        *(sys.executable, "-m", "lm_eval", "run", "--model", "hf"),
+    done = lm_eval(
+        *("run", "--model", "hf"),
         *("--model_args", f"pretrained={folder / 'model'}", "--device", "cpu"),
-        *("--tasks", "squad_contains", "--include_path", str(CONFIGS)),
+        *("--tasks", "squad_contains", "--include_path", CONFIGS),
         *("--metadata", json.dumps(metadata), "--apply_chat_template"),
-        *("--output_path", str(folder / "out"), "--log_samples"),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+        *("--output_path", folder / "out", "--log_samples"),
+        cwd=folder,
+    )
+    assert done.code == 0, done.err
     found: dict[str, Any] = json.loads(next((folder / "out").rglob("results_*.json")).read_text())
     return found

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from ctx_tasks.arm import Arm
 from ctx_tasks.catalogue import task_folder
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import read_documents, read_runs, read_samples
+from tests.commands import ctx_eval, lm_eval
 from tests.ctx_tasks.result_files import sample, write_run
 
 STEERED = {"alpha": 0.9, "schedule": "compound", "steer_generated": False, "indicator": "[IND]"}
@@ -23,18 +21,17 @@ STEERED = {"alpha": 0.9, "schedule": "compound", "steer_generated": False, "indi
 
 def test_what_both_command_lines_write_is_read(tmp_path):
     """Plain `lm_eval --model hf` without, `ctx-eval run --model hf-ctx` with a chat template."""
-    common = ["--limit", "3", "--device", "cpu", "--log_samples", "--output_path", str(tmp_path)]
+    common = ["--limit", "3", "--device", "cpu", "--log_samples", "--output_path", tmp_path]
     common += ["--metadata", '{"lengths": 2, "depths": 2, "max_length": 300}']
     model = f"pretrained={nano.folder('nano-chat')}"
-    plain = ["lm_eval", "run", "--model", "hf", "--include_path", str(task_folder())]
-    ours = ["ctx_models.cli", "run", "--model", "hf-ctx", "--apply_chat_template"]
-    for module, arguments, task in [
-        (plain, [], "nano_nih_recall_prefix"),
-        (ours, ["alpha=0.5"], "nano_squad_contains"),
+    plain = ["--model", "hf", "--include_path", task_folder(), "--model_args", model]
+    ours = ["--model", "hf-ctx", "--apply_chat_template", "--model_args", f"{model},alpha=0.5"]
+    for call, options, task in [
+        (lm_eval, plain, "nano_nih_recall_prefix"),
+        (ctx_eval, ours, "nano_squad_contains"),
     ]:
-        command = [sys.executable, "-m", *module, "--model_args", ",".join([model, *arguments])]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        subprocess.run([*command, "--tasks", task, *common], check=True, env=environment)
+        done = call("run", *options, "--tasks", task, *common)
+        assert done.code == 0, done.err
     raw, chat = sorted(read_runs([tmp_path]), key=lambda run: run.arm.chat)
     assert [raw.checkpoint, chat.checkpoint] == ["nano-chat", "nano-chat"]
     assert [raw.arm.name, chat.arm.name] == ["raw, prefix", "chat, α 0.5 constant"]

@@ -15,11 +15,12 @@ from lm_eval.tasks import TaskManager
 
 from ctx_tasks.prompts import ANSWER_PREFIX
 from tests import tiny
+from tests.commands import ROOT
 from tests.ctx_tasks import mt_bench_data
 from tests.ctx_tasks import reading_data as data
-from tests.ctx_tasks.test_reading_tasks import Scripted
+from tests.scripted import Scripted
 
-CONFIGS = Path(__file__).parents[2] / "task_configs"
+CONFIGS = ROOT / "task_configs"
 TASKS = {
     "drop_contains",
     "drop_contains_plain",

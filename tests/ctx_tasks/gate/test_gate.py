@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,18 +10,11 @@ import pytest
 from scipy import stats
 
 from ctx_tasks.gate.decision import Margin, paired_loss
-from tests.ctx_tasks.result_files import sample, write_run
+from tests.commands import as_process, ctx_eval
+from tests.ctx_tasks.result_files import hits, lines, sample, write_run
 
 N = 400
 TASK = "squad_contains"
-
-
-def lines(scores, **doc):
-    return [sample(score, number, **doc) for number, score in enumerate(scores)]
-
-
-def hits(count, n=N):
-    return [1.0] * count + [0.0] * (n - count)
 
 
 def write(folder, scores, task=TASK, **settings):
@@ -35,11 +26,8 @@ def write(folder, scores, task=TASK, **settings):
 
 
 def gate(*arguments):
-    """Exit code, standard output and error of the real command."""
-    command = [sys.executable, "-m", "ctx_models.cli", "gate", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout, done.stderr
+    """Exit code, standard output and error of the command."""
+    return ctx_eval("gate", *arguments)
 
 
 @pytest.fixture
@@ -63,6 +51,14 @@ def test_verdicts_have_their_exit_codes(tmp_path, baseline, scores, code, said):
     found, out, _ = gate("--baseline", baseline, write(tmp_path / "new", scores))
     assert found == code
     assert said in " ".join(out.split())
+
+
+@pytest.mark.parametrize(("count", "code"), [(300, 0), (240, 1)])
+def test_a_process_of_its_own_ends_with_the_code_of_the_verdict(tmp_path, baseline, count, code):
+    arguments = ("gate", "--baseline", baseline, write(tmp_path / "new", hits(count)))
+    done = as_process("ctx_models.cli", *arguments)
+    assert done == ctx_eval(*arguments)
+    assert done.code == code
 
 
 def test_the_same_answers_pass_however_few(tmp_path):

@@ -6,34 +6,25 @@ import csv
 import io
 import json
 import math
-import subprocess
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from ctx_models.cli import main
 from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard import formats
 from ctx_tasks.leaderboard.board import board
 from ctx_tasks.results import read_runs
-from tests.ctx_tasks.result_files import sample, write_run
+from tests.commands import as_process, ctx_eval
+from tests.ctx_tasks.result_files import hits, lines, sample, write_run
 
 FOUR = ("nih_recall", "squad_contains", "quac_contains", "drop_contains")
 N = 40
 
 
-def lines(scores, **doc):
-    return [sample(score, number, **doc) for number, score in enumerate(scores)]
-
-
-def hits(count: int):
-    return lines([1.0] * count + [0.0] * (N - count))
-
-
 def write(folder, count: int, tasks=FOUR, **settings):
-    return write_run(folder, {task: hits(count) for task in tasks}, **settings)
+    return write_run(folder, {task: lines(hits(count, N)) for task in tasks}, **settings)
 
 
 def steered(**ctx):
@@ -65,7 +56,7 @@ def test_tax_and_gain_are_paired_means_over_the_four_tasks(folder):
 
 
 def test_the_average_counts_each_task_once(tmp_path):
-    tasks = {task: hits(10 * number) for number, task in enumerate(FOUR)}
+    tasks = {task: lines(hits(10 * number, N)) for number, task in enumerate(FOUR)}
     tasks["squad_contains"] = tasks["squad_contains"][:20]
     write_run(tmp_path, tasks)
     [row] = board(read_runs([tmp_path])).rows
@@ -106,7 +97,7 @@ def test_the_best_is_marked_and_what_is_paired_with_it_may_tie(tmp_path):
 
 def test_different_documents_are_compared_unpaired(tmp_path):
     """Needle documents are measured out in tokens of each model."""
-    write_run(tmp_path / "a", {"nih_recall": hits(30)}, model="a")
+    write_run(tmp_path / "a", {"nih_recall": lines(hits(30, N))}, model="a")
     others = [sample(float(i < 24), i, text="longer") for i in range(N)]
     write_run(tmp_path / "b", {"nih_recall": others}, model="b")
     cells = {row.checkpoint: row.cells["NIH recall"] for row in board(read_runs([tmp_path])).rows}
@@ -133,7 +124,8 @@ def test_a_begun_answer_is_compared_on_the_needle_test_alone(folder):
 
 def test_a_group_of_others_is_one_column_and_ours_is_computed(tmp_path):
     groups = {"mmlu": ["mmlu_law"], "context_awareness": ["squad_contains"]}
-    tasks = {name: hits(20) for name in ("mmlu", "mmlu_law", "context_awareness", "squad_contains")}
+    names = ("mmlu", "mmlu_law", "context_awareness", "squad_contains")
+    tasks = {name: lines(hits(20, N)) for name in names}
     write_run(tmp_path, tasks, group_subtasks=groups, log_samples=False)
     assert board(read_runs([tmp_path])).columns == ["SQuAD", "mmlu"]
 
@@ -219,25 +211,22 @@ def test_a_score_that_is_no_number_is_a_dash(tmp_path):
     assert json.loads(formats.as_json(made))["rows"][0]["cells"]["SQuAD"]["value"] is None
 
 
-def test_the_command_prints_and_writes(folder, capsys):
-    with pytest.raises(SystemExit) as done:
-        main(["leaderboard", str(folder), "--format", "md", "-o", str(folder / "out" / "board.md")])
-    assert done.value.code == 0
-    assert (folder / "out" / "board.md").read_text().startswith("| checkpoint |")
-    with pytest.raises(SystemExit) as done:
-        main(["leaderboard", str(folder)])
-    assert done.value.code == 0
-    assert "+0.250 [" in capsys.readouterr().out
+def test_the_command_prints_and_writes(folder):
+    file = folder / "out" / "board.md"
+    assert ctx_eval("leaderboard", folder, "--format", "md", "-o", file).code == 0
+    assert file.read_text().startswith("| checkpoint |")
+    done = as_process("ctx_models.cli", "leaderboard", folder)
+    assert done == ctx_eval("leaderboard", folder)
+    assert (done.code, "+0.250 [" in done.out) == (0, True)
 
 
 def test_mistakes_are_one_sentence(tmp_path):
-    for arguments, message in [
-        ([str(tmp_path / "nowhere")], "does not exist"),
-        ([str(tmp_path)], "holds no results"),
-        ([str(tmp_path), "--format", "html"], "name its file"),
+    for call, arguments, message in [
+        (partial(as_process, "ctx_models.cli"), [tmp_path / "nowhere"], "does not exist"),
+        (ctx_eval, [tmp_path], "holds no results"),
+        (ctx_eval, [tmp_path, "--format", "html"], "name its file"),
     ]:
-        command = [sys.executable, "-m", "ctx_models.cli", "leaderboard", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
+        done = call("leaderboard", *arguments)
+        assert done.code == 2
+        assert message in done.err
+        assert done.err.count("\n") == 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from ctx_tasks.mt_bench.data import (
     questions,
 )
 from ctx_tasks.mt_bench.task import first_samples
+from tests.commands import as_process
 from tests.ctx_tasks import mt_bench_data as data
 
 REAL = Path(os.environ.get("CTX_REAL_DATA", ".")) / "mt_bench"
@@ -236,20 +235,14 @@ def run_here(folder: Path, task: str, model: str, arguments: str, given: dict[st
 
 def run_there(folder: Path, task: str, model: str, arguments: str, given: dict[str, Any]) -> None:
     """Plain `lm_eval` for hf, `ctx-eval` for hf-ctx."""
-    plain = ["lm_eval", "run", "--include_path", str(task_folder())]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", *(plain if model == "hf" else ["ctx_models.cli", "run"])),
-            *("--model", model, "--model_args", arguments, "--tasks", task),
-            *("--apply_chat_template", "--log_samples", "--output_path", str(folder / "out")),
-            *("--metadata", json.dumps(given), "--gen_kwargs", "max_gen_toks=8"),
-            *("--device", "cpu"),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    plain = ("lm_eval", "run", "--include_path", task_folder())
+    done = as_process(
+        *(plain if model == "hf" else ("ctx_models.cli", "run")),
+        *("--model", model, "--model_args", arguments, "--tasks", task),
+        *("--apply_chat_template", "--log_samples", "--output_path", folder / "out"),
+        *("--metadata", json.dumps(given), "--gen_kwargs", "max_gen_toks=8", "--device", "cpu"),
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
 
 
 def samples(folder: Path, task: str) -> list[dict[str, Any]]:

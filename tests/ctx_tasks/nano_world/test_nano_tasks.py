@@ -13,7 +13,7 @@ from ctx_tasks import nano_world
 from ctx_tasks.catalogue import task_folder
 from ctx_tasks.errors import UserError
 from tests import tiny
-from tests.ctx_tasks.test_reading_tasks import Scripted
+from tests.scripted import Scripted
 from training.nano import held_out
 from training.nano.world import World
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lm_eval import simple_evaluate
-from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.dummy import DummyLM
 from lm_eval.tasks import TaskManager
@@ -22,49 +18,11 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.metrics import keyword_recall
 from ctx_tasks.needle.inputs import load_haystack
 from tests import tiny
+from tests.commands import ROOT, lm_eval
+from tests.scripted import Scripted
 
-ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "task_configs"
 SMALL = {"max_length": 400, "lengths": 2, "depths": 2}
-
-
-class Scripted(LM):
-    """Answers the prompts in turn from a list, and keeps what it was asked."""
-
-    def __init__(self, answers: list[str]) -> None:
-        super().__init__()
-        self.answers = answers
-        self.prompts: list[str] = []
-        self.settings: list[dict[str, Any]] = []
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        self.prompts = [request.args[0] for request in requests]
-        self.settings = [request.args[1] for request in requests]
-        return [self.answers[index % len(self.answers)] for index in range(len(requests))]
-
-    @property
-    def tokenizer_name(self) -> str:
-        return "tiny"
-
-    def chat_template(self, chat_template: bool | str = False) -> str:
-        return tiny.CHAT_TEMPLATE
-
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
-        text: str = tiny.tokenizer().apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-        return text
-
-    def loglikelihood(self, requests: list[Instance]) -> Any:
-        raise NotImplementedError
-
-    def loglikelihood_rolling(self, requests: list[Instance]) -> Any:
-        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
@@ -267,15 +225,14 @@ def own_generation(prompt: str) -> str:
 def test_the_command_line_scores_a_real_model_as_computed_by_hand(
     checkpoint: str, tmp_path: Path
 ) -> None:
-    command = [
-        *(sys.executable, "-m", "lm_eval", "run", "--model", "hf"),
+    done = lm_eval(
+        *("run", "--model", "hf"),
         *("--model_args", f"pretrained={checkpoint}", "--device", "cpu"),
-        *("--tasks", "nih_recall", "--include_path", str(CONFIGS)),
-        *("--metadata", json.dumps(SMALL), "--output_path", str(tmp_path), "--log_samples"),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+        *("--tasks", "nih_recall", "--include_path", CONFIGS),
+        *("--metadata", json.dumps(SMALL), "--output_path", tmp_path, "--log_samples"),
+        cwd=tmp_path,
+    )
+    assert done.code == 0, done.err
     lines = next(tmp_path.rglob("samples_nih_recall_*.jsonl")).read_text("utf-8").splitlines()
     samples = sorted(map(json.loads, lines), key=lambda sample: sample["doc_id"])
     assert [(s["doc"]["length"], s["doc"]["depth"]) for s in samples] == [

@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from ctx_tasks.report import figures as report_figures
 from ctx_tasks.report import page as report
 from ctx_tasks.report.prompts import CUT, TEMPLATE, USER, segment, shorten
 from ctx_tasks.results import read_documents, read_runs, read_samples
+from tests.commands import ctx_eval
 from tests.ctx_tasks.report import report_data
 from tests.ctx_tasks.result_files import write_run
 
@@ -333,22 +332,18 @@ def test_real_runs_become_a_page_that_knows_the_users_text(tmp_path):
     metadata = json.dumps({"lengths": 2, "depths": 2, "max_length": 400, "questions": 6})
     tasks = "nano_nih_recall,nano_nih_recall_prefix,nano_squad_contains"
     for template in ([], ["--apply_chat_template"]):
-        run(
+        done = ctx_eval(
             *("run", "--model", "hf-ctx", "--model_args", "pretrained=nano-chat", "--tasks", tasks),
             *("--metadata", metadata, "--device", "cpu", "--log_samples"),
             *("--output_path", tmp_path, *template),
         )
-    run("leaderboard", tmp_path, "--format", "html", "--output", tmp_path / "report.html")
-    data = data_of((tmp_path / "report.html").read_text(encoding="utf-8"))
+        assert done.code == 0, done.err
+    page = tmp_path / "report.html"
+    assert ctx_eval("leaderboard", tmp_path, "--format", "html", "--output", page).code == 0
+    data = data_of(page.read_text(encoding="utf-8"))
     answers = [a for g in data["groups"] for d in g["documents"] for a in d["answers"]]
     assert len(answers) == 4 * 4 + 2 * 6
     assert {how for _, _, _, how, _ in answers} == {"raw"}
     for row, _, _, _, pieces in answers:
         outside = "".join(data["texts"][text] for kind, text in pieces if kind == "t")
         assert ("<|user|>" in outside) == data["rows"][row]["arm"].startswith("chat")
-
-
-def run(*arguments: str | Path) -> None:
-    command = [sys.executable, "-m", "ctx_models.cli", *(str(one) for one in arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
