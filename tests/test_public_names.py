@@ -37,6 +37,11 @@ def test_importing_pulls_neither_torch_nor_transformers(package):
     assert run_python(code) == "set()"
 
 
+def test_importing_the_needle_task_pulls_neither_the_harness_nor_datasets():
+    heavy = "{'torch', 'transformers', 'datasets', 'lm_eval'}"
+    assert run_python(f"import sys, ctx_tasks.needle; print({heavy} & set(sys.modules))") == "set()"
+
+
 def test_the_tasks_never_import_torch():
     modules = "needle, reading, metrics, catalogue, errors"
     code = f"import sys; from ctx_tasks import {modules}; print('torch' in sys.modules)"

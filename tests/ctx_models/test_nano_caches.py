@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
 from ctx_tasks.results import read_documents, read_runs
+from tests.commands import Done, ctx_eval
 
-pytestmark = pytest.mark.slow
 COMMON = ["--tasks", "nano_squad_contains", "--metadata", '{"questions": 8}', "--device", "cpu"]
 COMMON += ["--apply_chat_template", "--log_samples", "--batch_size", "8"]
 
 
-def run(output: Path, arguments: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ctx_models.cli", "run", "--model", "hf-ctx", *COMMON]
-    command += ["--model_args", f"pretrained=nano-chat-ind{arguments}", *options]
-    return subprocess.run([*command, "--output_path", str(output)], capture_output=True, text=True)
+def run(output: Path, arguments: str, *options: object) -> Done:
+    model = ("--model", "hf-ctx", "--model_args", f"pretrained=nano-chat-ind{arguments}")
+    return ctx_eval("run", *model, *COMMON, *options, "--output_path", output)
 
 
 def answers(output: Path) -> list[str]:
@@ -28,15 +23,15 @@ def answers(output: Path) -> list[str]:
 
 
 def test_an_answer_cache_serves_its_own_arm_and_refuses_another(tmp_path):
-    cache = ("--use_cache", str(tmp_path / "cache"))
-    assert run(tmp_path / "a", "", *cache).returncode == 0
-    assert run(tmp_path / "b", "", *cache).returncode == 0
+    cache = ("--use_cache", tmp_path / "cache")
+    assert run(tmp_path / "a", "", *cache).code == 0
+    assert run(tmp_path / "b", "", *cache).code == 0
     assert answers(tmp_path / "a") == answers(tmp_path / "b")
     refused = run(tmp_path / "c", ",indicator=[IND]", *cache)
-    assert refused.returncode == 2
+    assert refused.code == 2
     assert "--use_cache was written with indicator=None but this run has indicator='[IND]'" in (
-        refused.stderr
+        refused.err
     )
-    assert run(tmp_path / "d", ",indicator=[IND]").returncode == 0
+    assert run(tmp_path / "d", ",indicator=[IND]").code == 0
     # What the cache would have served is not what this arm says.
     assert answers(tmp_path / "d") != answers(tmp_path / "a")

@@ -39,6 +39,11 @@ def lines(scores: Iterable[float | None], **doc: Any) -> list[dict[str, Any]]:
     return [sample(score, number, **doc) for number, score in enumerate(scores)]
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in a jsonl file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def write_run(
     folder: Path,
     tasks: Mapping[str, Sequence[dict[str, Any]]],

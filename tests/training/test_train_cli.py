@@ -7,49 +7,26 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ctx_tasks.row_writer import write_rows
 from ctx_tasks.rows import read_rows
+from tests.commands import Done, as_process, ctx_train
 from tests.tiny import model, tokenizer
-from training import cli
 
 COMMANDS = ("prepare", "score", "agreement", "select", "sft", "merge")
 
 
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, "-m", "training.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "100"},
-    )
-
-
-Call = Callable[..., tuple[int, str, str]]
+Call = Callable[..., Done]
 
 
 @pytest.fixture
-def call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Call:
-    """`ctx-train ARGUMENTS` in `tmp_path`, without a new process: exit code, stdout, stderr."""
-
-    def called(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["ctx-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return called
+def call(tmp_path: Path) -> Call:
+    """`ctx-train ARGUMENTS` in `tmp_path`, without a new process."""
+    return partial(ctx_train, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -73,32 +50,33 @@ def test_help_and_commands_import_no_torch() -> None:
 
 
 def test_a_mistake_shows_no_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
-    done = run("prepare", "nowhere.jsonl", "-o", "out.jsonl", cwd=tmp_path)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()[-1]) > 20
-    assert "Traceback" not in done.stderr
+    done = as_process("training.cli", "prepare", "nowhere.jsonl", "-o", "out.jsonl", cwd=tmp_path)
+    assert done.code == 2
+    assert "nowhere.jsonl, which does not exist" in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_prepare_and_select_in_a_row(tmp_path: Path) -> None:
     tokenizer().save_pretrained(tmp_path / "tok")
     pairs = [{"instruction": f"Name bird {i}.", "output": f"Bird {i}."} for i in range(5)]
     write_rows(tmp_path / "raw.jsonl", [*pairs, pairs[0], {"instruction": "x", "output": ""}])
-    first = run(
-        *("prepare", "raw.jsonl", "-o", "chats.jsonl", "--report", "fates.jsonl"),
+    first = as_process(
+        *("training.cli", "prepare", "raw.jsonl", "-o", "chats.jsonl", "--report", "fates.jsonl"),
         *("--tokenizer", "tok"),
         cwd=tmp_path,
     )
-    assert first.returncode == 0, first.stderr
-    assert "7 conversations read: 5 kept, 0 changed, 2 dropped." in first.stdout
-    assert "Table 1: 5 conversations, 5 instructions, average tokens" in first.stdout
+    assert first.code == 0, first.err
+    assert "7 conversations read: 5 kept, 0 changed, 2 dropped." in first.out
+    assert "Table 1: 5 conversations, 5 instructions, average tokens" in first.out
     assert sum(1 for _ in read_rows(tmp_path / "fates.jsonl")) == 7
 
     chats = read_rows(tmp_path / "chats.jsonl")
     scored = ({**row, "context_dependency": [i / 5]} for i, row in enumerate(chats))
     write_rows(tmp_path / "scored.parquet", scored)
-    second = run("select", "scored.parquet", "-o", "marked.jsonl", "--beta", "0.5", cwd=tmp_path)
-    assert second.returncode == 0, second.stderr
-    assert "Table 1: 2 of 5 scored turns selected (40.0 %)" in second.stdout
+    chosen = ("select", "scored.parquet", "-o", "marked.jsonl", "--beta", "0.5")
+    second = ctx_train(*chosen, cwd=tmp_path)
+    assert second.code == 0, second.err
+    assert "Table 1: 2 of 5 scored turns selected (40.0 %)" in second.out
     assert (tmp_path / "marked.jsonl.lengths.png").exists()
     assert (tmp_path / "marked.jsonl.meta.json").exists()
     contents = [r["messages"][0]["content"] for r in read_rows(tmp_path / "marked.jsonl")]
@@ -169,10 +147,10 @@ def test_steps_are_switched_on_the_command_line(tmp_path: Path, call: Call) -> N
 @pytest.mark.realdata
 def test_the_sharegpt_sample_through_the_command_line(tmp_path: Path) -> None:
     folder = Path(os.environ["CTX_REAL_DATA"])
-    done = run(
+    done = ctx_train(
         *("prepare", folder / "sft" / "sharegpt_sample.json", "-o", tmp_path / "out.parquet"),
         *("--tokenizer", folder / "tokenizers" / "tinyllama-1.1b-chat-v1.0"),
     )
-    assert done.returncode == 0, done.stderr
-    assert "250 conversations read" in done.stdout
-    assert "Table 1: 318 conversations, 847 instructions, average tokens" in done.stdout
+    assert done.code == 0, done.err
+    assert "250 conversations read" in done.out
+    assert "Table 1: 318 conversations, 847 instructions, average tokens" in done.out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import signal
 import socket
@@ -21,8 +20,9 @@ from typing import Any
 
 import pytest
 
-from ctx_models import cli, nano
+from ctx_models import nano
 from ctx_tasks.results import read_runs
+from tests.commands import Done, as_process, ctx_eval, words
 from tests.ctx_tasks import mt_bench_data as data
 from tests.judge_server import Answer, Server, prompt, say, serve
 
@@ -31,7 +31,6 @@ from tests.judge_server import Answer, Server, prompt, say, serve
 def _environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-loopback-0123456789abcdef")
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
 
 
 @pytest.fixture
@@ -43,23 +42,15 @@ def five(_: int, body: dict[str, Any]) -> Answer:
     return say("Rating: [[5]]")
 
 
-def command(*arguments: str | Path) -> int:
-    """The exit code of `ctx-eval` in this process."""
-    try:
-        cli.main([str(argument) for argument in arguments])
-    except SystemExit as done:
-        return int(done.code or 0)
-    return 0
+def judge(server: Server, *arguments: object) -> Done:
+    asked = ("--model", "m", "--base-url", server.url, "--retries", "0")
+    return ctx_eval("judge", *arguments, *asked, COLUMNS="200")
 
 
-def judge(server: Server, *arguments: str | Path) -> int:
-    return command("judge", *arguments, "--model", "m", "--base-url", server.url, "--retries", "0")
-
-
-def test_ratings_are_shown_and_written(answers, capsys):
+def test_ratings_are_shown_and_written(answers):
     with serve(five) as server:
-        assert judge(server, answers.parent, "--yes") == 0
-    out, err = capsys.readouterr()
+        code, out, err = judge(server, answers.parent, "--yes")
+    assert code == 0
     assert "ctx-eval: judging by m: 8 requests, about " in err
     assert "ctx-eval: the judge read 800 tokens and wrote 80." in err
     assert re.search(r"rating\W+5\.00 ±\.00", out)
@@ -68,7 +59,7 @@ def test_ratings_are_shown_and_written(answers, capsys):
     assert read_runs([Path(path)])[0].tasks["mt_bench"].metrics["rating"].value == 5.0
 
 
-def test_missing_ratings_are_an_error_after_all_is_written(answers, capsys):
+def test_missing_ratings_are_an_error_after_all_is_written(answers):
     mended = threading.Event()
 
     def script(n: int, body: dict[str, Any]) -> Answer:
@@ -76,8 +67,8 @@ def test_missing_ratings_are_an_error_after_all_is_written(answers, capsys):
         return say("I pass." if refused else "[[5]]")
 
     with serve(script) as server:
-        assert judge(server, answers, "--yes") == 2
-        out, err = capsys.readouterr()
+        code, out, err = judge(server, answers, "--yes")
+        assert code == 2
         assert err.splitlines()[-1] == (
             "ctx-eval: 1 of 8 answers got no rating (no single [[n]] in 'I pass.'): repeat the "
             "command, which asks for what is missing alone, or name a judge that ends with [[n]], "
@@ -86,10 +77,12 @@ def test_missing_ratings_are_an_error_after_all_is_written(answers, capsys):
         [path] = re.findall(r"^Wrote (.*)$", out, re.MULTILINE)
         assert read_runs([Path(path)])[0].tasks["mt_bench"].metrics["missing"].value == 1
         mended.set()
-        assert judge(server, answers) == 2  # one request still needs a word
-        assert "Judging takes 1 request," in capsys.readouterr().err
-        assert judge(server, answers, "--yes") == 0
-    assert "missing" in capsys.readouterr().out
+        second = judge(server, answers)
+        assert second.code == 2  # one request still needs a word
+        assert "Judging takes 1 request," in second.err
+        third = judge(server, answers, "--yes")
+    assert third.code == 0
+    assert "missing" in third.out
 
 
 # arguments, and the sentence; none of them sends a request
@@ -106,11 +99,12 @@ REFUSED: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_nothing_is_asked_before_all_is_agreed(name, answers, capsys):
+def test_nothing_is_asked_before_all_is_agreed(name, answers):
     arguments, message = REFUSED[name]
     with serve(five) as server:
-        assert judge(server, answers, *arguments) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
+        done = judge(server, answers, *arguments)
+    assert done.code == 2
+    last = done.err.splitlines()[-1]
     assert last.startswith("ctx-eval: ")
     assert re.search(message, last)
     assert not server.bodies
@@ -119,11 +113,11 @@ def test_nothing_is_asked_before_all_is_agreed(name, answers, capsys):
 def test_a_limit_above_the_estimate_needs_no_word(answers):
     prices = ["--price-in", "30", "--price-out", "60"]
     with serve(five) as server:
-        assert judge(server, answers, *prices, "--max-cost", "5") == 0
+        assert judge(server, answers, *prices, "--max-cost", "5").code == 0
     assert len(server.bodies) == 8
 
 
-def test_two_files_are_compared_and_foreign_names_are_no_markup(tmp_path, capsys):
+def test_two_files_are_compared_and_foreign_names_are_no_markup(tmp_path):
     material = data.write_all(tmp_path / "data")
     paths = [
         data.write_answers(
@@ -136,9 +130,9 @@ def test_two_files_are_compared_and_foreign_names_are_no_markup(tmp_path, capsys
         return say("[[4]]" if "one" in prompt(body) else "[[6]]")
 
     with serve(script) as server:
-        assert judge(server, *paths, "--yes") == 0
-    out = capsys.readouterr().out
-    assert "mt_bench: [/red]two (chat) against [red]one (chat): +2.00 ± 0.00" in out
+        done = judge(server, *paths, "--yes")
+    assert done.code == 0
+    assert "mt_bench: [/red]two (chat) against [red]one (chat): +2.00 ± 0.00" in done.out
 
 
 def test_a_killed_run_goes_on_without_paying_twice(tmp_path):
@@ -149,9 +143,9 @@ def test_a_killed_run_goes_on_without_paying_twice(tmp_path):
         return say("[[5]]", seconds=0.2)
 
     with serve(script) as server:
-        arguments = ["--model", "m", "--base-url", server.url, "--yes", "--concurrency", "4"]
-        run = [sys.executable, "-m", "ctx_models.cli", "judge", str(path), *arguments]
-        first = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        asked = ("--model", "m", "--base-url", server.url, "--yes", "--concurrency", "4")
+        run = ("ctx_models.cli", "judge", path, *asked)
+        first = subprocess.Popen(words(*run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while not verdicts.exists() or verdicts.read_bytes().count(b"\n") < 10:
             assert time.monotonic() < deadline
@@ -163,11 +157,11 @@ def test_a_killed_run_goes_on_without_paying_twice(tmp_path):
         # Only what was under way when it was killed is lost.
         assert asked - kept <= 4
         assert not list(path.parent.glob("results_*-????????.json"))
-        done = subprocess.run(run, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        done = as_process(*run)
+        assert done.code == 0, done.err
         assert len(server.bodies) - asked == 40 - kept
-    assert "40 answers" not in done.stderr
-    assert f"{40 - kept} requests" in done.stderr
+    assert "40 answers" not in done.err
+    assert f"{40 - kept} requests" in done.err
 
 
 # ---- a run that is judged at once ----------------------------------------------------------------
@@ -186,56 +180,53 @@ EARLY: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", EARLY)
-def test_a_run_says_before_the_model_loads_what_the_judge_lacks(name, capsys):
+def test_a_run_says_before_the_model_loads_what_the_judge_lacks(name):
     """`pretrained=nowhere` would be the next error."""
     arguments, message = EARLY[name]
-    assert command(*RUN, *arguments) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
+    done = ctx_eval(*RUN, *arguments)
+    assert done.code == 2
+    last = done.err.splitlines()[-1]
     assert message in last
     assert "sk-1" not in last
 
 
-def start(folder: Path, tasks: str, metadata: dict[str, Any], **environment: str) -> Any:
-    """`ctx-eval run` with the bundled model, or over several processes."""
-    several = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launched = [*several, "-m"] if "ACCELERATE_USE_CPU" in environment else ["-m"]
-    return subprocess.run(
-        [
-            *(sys.executable, *launched, "ctx_models.cli", "run", "--model", "hf-ctx"),
-            *("--model_args", "pretrained=nano-chat", "--tasks", tasks, "--apply_chat_template"),
-            *("--log_samples", "--output_path", str(folder / "out"), "--device", "cpu"),
-            *("--metadata", json.dumps({"mt_bench_files": str(folder / "data"), **metadata})),
-            *("--gen_kwargs", "max_gen_toks=12"),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+def arguments(folder: Path, tasks: str, metadata: dict[str, Any]) -> tuple[object, ...]:
+    """Of `ctx-eval` for a run of the bundled model."""
+    return (
+        *("run", "--model", "hf-ctx", "--model_args", "pretrained=nano-chat", "--tasks", tasks),
+        *("--apply_chat_template", "--log_samples", "--output_path", folder / "out"),
+        *("--metadata", json.dumps({"mt_bench_files": str(folder / "data"), **metadata})),
+        *("--gen_kwargs", "max_gen_toks=12", "--device", "cpu"),
     )
 
 
-@pytest.mark.slow
 def test_a_run_with_a_judge_is_judged_when_it_is_written(tmp_path):
     """Other tasks of the run keep their scores in the run's own file."""
     data.write_all(tmp_path / "data")
     with serve(five) as server:
         judged = {"judge_model": "m", "judge_base_url": server.url, "judge_yes": True}
-        done = start(tmp_path, "mt_bench,nano_by_heart", {**judged, "questions": 3})
-    assert done.returncode == 0, done.stderr
+        given = arguments(tmp_path, "mt_bench,nano_by_heart", {**judged, "questions": 3})
+        done = ctx_eval(*given)
+    assert done.code == 0, done.err
     assert len(server.bodies) == 8
     runs = read_runs([tmp_path / "out"])
     assert sorted(task for run in runs for task in run.tasks) == ["mt_bench", "nano_by_heart"]
     assert {run.checkpoint for run in runs} == {"nano-chat"}
-    assert "sk-loopback" not in done.stdout + done.stderr
+    assert "sk-loopback" not in done.out + done.err
 
 
-@pytest.mark.slow
 def test_a_run_without_a_judge_says_so_and_keeps_the_answers(tmp_path):
     data.write_all(tmp_path / "data")
-    done = start(tmp_path, "mt_bench", {})
-    assert done.returncode == 0, done.stderr
-    assert "no judge_model in --metadata: the answers to MT-Bench are only saved" in done.stderr
+    done = ctx_eval(*arguments(tmp_path, "mt_bench", {}))
+    assert done.code == 0, done.err
+    assert "no judge_model in --metadata: the answers to MT-Bench are only saved" in done.err
     with serve(five) as server:
-        assert judge(server, tmp_path / "out", "--yes") == 0
+        assert judge(server, tmp_path / "out", "--yes").code == 0
+
+
+def over_two_processes(*arguments: object) -> Done:
+    launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m")
+    return as_process(*launch, "ctx_models.cli", *arguments, ACCELERATE_USE_CPU="true")
 
 
 @pytest.mark.slow
@@ -243,12 +234,12 @@ def test_two_processes_answer_both_turns_and_one_asks_the_judge(tmp_path):
     data.write_all(tmp_path / "data", 5)
     with serve(five) as server:
         judged = {"judge_model": "m", "judge_base_url": server.url, "judge_yes": True}
-        first = start(tmp_path, "mt_bench", judged, ACCELERATE_USE_CPU="true")
-        assert first.returncode == 0, first.stderr
+        first = over_two_processes(*arguments(tmp_path, "mt_bench", judged))
+        assert first.code == 0, first.err
         assert len(server.bodies) == 5
         judged["mt_bench_first"] = str(tmp_path / "out")
-        second = start(tmp_path, "mt_bench_2turn", judged, ACCELERATE_USE_CPU="true")
-        assert second.returncode == 0, second.stderr
+        second = over_two_processes(*arguments(tmp_path, "mt_bench_2turn", judged))
+        assert second.code == 0, second.err
     assert len(server.bodies) == 10
     tasks = {
         task: found for run in read_runs([tmp_path / "out"]) for task, found in run.tasks.items()
@@ -292,17 +283,16 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_bundled_model_as_a_judge_rates_nothing(tmp_path, capsys):
+def test_the_bundled_model_as_a_judge_rates_nothing(tmp_path):
     """80 answers, none rated: said so, with how to mend it, and not counted as a score."""
     path = data.write_answers(tmp_path / "out", 80, data=data.write_all(tmp_path / "data", 80))
     with transformers_serve(tmp_path / "log") as url:
-        code = command(
+        done = ctx_eval(
             *("judge", path, "--model", str(nano.folder("nano-chat")), "--base-url", url, "--yes"),
             *("--max-tokens", "30"),
         )
-    err = capsys.readouterr().err
-    assert code == 2, err
-    last = err.splitlines()[-1]
+    assert done.code == 2, done.err
+    last = done.err.splitlines()[-1]
     assert last.startswith("ctx-eval: 80 of 80 answers got no rating (no single [[n]] in ")
     assert "repeat the command" in last
     assert "name a judge that ends with [[n]]" in last

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ctx_tasks.results import read_runs, read_samples
+from tests.commands import as_process, ctx_eval
 
-pytestmark = pytest.mark.slow
 TASKS = "nano_nih_recall,nano_squad_contains"
 
 
@@ -20,9 +18,11 @@ TASKS = "nano_nih_recall,nano_squad_contains"
 def evaluated(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "out"
     metadata = '{"lengths": 2, "depths": 2, "max_length": 300, "questions": 6}'
-    command = [sys.executable, "-m", "ctx_models.cli", "run", "--model", "hf-ctx", "--tasks", TASKS]
-    command += ["--metadata", metadata, "--device", "cpu", "--apply_chat_template"]
-    subprocess.run([*command, "--log_samples", "--output_path", str(folder)], check=True)
+    done = ctx_eval(
+        *("run", "--model", "hf-ctx", "--tasks", TASKS, "--metadata", metadata),
+        *("--device", "cpu", "--apply_chat_template", "--log_samples", "--output_path", folder),
+    )
+    assert done.code == 0, done.err
     return folder
 
 
@@ -33,11 +33,6 @@ def saved(evaluated, tmp_path) -> Path:
     return next((tmp_path / "out").rglob("results_*"))
 
 
-def rescore(path: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ctx_models.cli", "rescore", str(path)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def lines(path: Path, task: str) -> tuple[Path, list[dict]]:
     file = path.with_name(path.name.replace("results_", f"samples_{task}_") + "l")
     return file, [json.loads(line) for line in file.read_text().splitlines()]
@@ -45,8 +40,8 @@ def lines(path: Path, task: str) -> tuple[Path, list[dict]]:
 
 def test_unchanged_samples_keep_every_score(saved):
     before = saved.read_bytes()
-    done = rescore(saved)
-    assert done.returncode == 0, done.stderr
+    done = ctx_eval("rescore", saved)
+    assert done.code == 0, done.err
     assert saved.read_bytes() == before
     [new] = set(saved.parent.glob("results_*")) - {saved}
     content, old = json.loads(new.read_text()), json.loads(before)
@@ -73,13 +68,13 @@ def test_scores_are_computed_from_the_responses(saved):
         row["contains"] = row["score"] = 1 - row["contains"]
     rows[0]["resps"] = [["Certainly not."]]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = rescore(saved)
-    assert done.returncode == 0, done.stderr
+    done = ctx_eval("rescore", saved)
+    assert done.code == 0, done.err
     [new] = set(saved.parent.glob("results_*")) - {saved}
     _, again = lines(new, "nano_squad_contains")
     assert [row["contains"] for row in again] == [0.0, *right[1:]]
     assert again[0]["filtered_resps"] == ["Certainly not."]
-    assert "nano_squad_contains: score" in done.stdout
+    assert "nano_squad_contains: score" in done.out
 
 
 def test_mistakes_are_one_sentence(saved):
@@ -88,17 +83,17 @@ def test_mistakes_are_one_sentence(saved):
     for row in rows:
         del row["resps"]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = rescore(saved)
-    assert (done.returncode, "have no response for document 0" in done.stderr) == (2, True)
+    done = ctx_eval("rescore", saved)
+    assert (done.code, "have no response for document 0" in done.err) == (2, True)
     for path in saved.parent.glob("samples_*"):
         path.unlink()
-    done = rescore(saved)
-    assert (done.returncode, "a run with --log_samples can be" in done.stderr) == (2, True)
+    done = ctx_eval("rescore", saved)
+    assert (done.code, "a run with --log_samples can be" in done.err) == (2, True)
     text = saved.read_text().replace("nano_squad_contains", "gone_task")
     saved.write_text(text)
     file.with_name(file.name.replace("nano_squad_contains", "gone_task")).write_text(
         json.dumps({**rows[0], "resps": [["x"]]}) + "\n"
     )
-    done = rescore(saved)
-    assert (done.returncode, "gone_task is not installed" in done.stderr) == (2, True)
-    assert "Traceback" not in done.stderr
+    done = ctx_eval("rescore", saved)
+    assert (done.code, "gone_task is not installed" in done.err) == (2, True)
+    assert as_process("ctx_models.cli", "rescore", saved) == done

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from ctx_models import nano
-from ctx_models.cli import main
 from ctx_models.sweep import plan as sweep_plan
 from ctx_models.sweep import run as sweep
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import read_documents, read_runs
+from tests.commands import Done, as_process, ctx_eval, words
 
 PLAN = {
     "checkpoints": [
@@ -38,14 +38,10 @@ PLAN = {
 }
 
 
-def command(folder: Path, *arguments: str, plan: dict | None = None) -> list[str]:
+def command(folder: Path, *arguments: str, plan: dict | None = None) -> list[object]:
     file = folder / "sweep.yaml"
     file.write_text(yaml.safe_dump({**(plan or PLAN), "output": str(folder / "out")}))
-    return [sys.executable, "-m", "ctx_models.cli", "sweep", str(file), *arguments]
-
-
-def run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True)
+    return ["sweep", file, *arguments]
 
 
 def answers(output: Path) -> dict[str, list]:
@@ -59,14 +55,14 @@ def answers(output: Path) -> dict[str, list]:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def swept(tmp_path_factory) -> tuple[Path, Done]:
     folder = tmp_path_factory.mktemp("sweep")
-    return folder, run(command(folder))
+    return folder, ctx_eval(*command(folder))
 
 
 def test_every_checkpoint_is_run_in_its_own_arms_or_the_files(swept):
     folder, done = swept
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     found = {(one.checkpoint, one.arm.name) for one in read_runs([folder / "out"])}
     files = {"chat", "raw", "chat, prefix", "chat, α 0.01 constant"}
     own = {("marked", "chat"), ("marked", "chat, [IND]")}
@@ -90,9 +86,10 @@ def test_arms_see_the_same_documents_and_are_run_as_they_say(swept):
 @pytest.mark.slow
 def test_a_cells_command_gives_its_answers(swept, tmp_path):
     record = json.loads((swept[0] / "out" / "chat" / "chat-alpha-0.01" / "cell.json").read_text())
-    words = record["command"].replace(str(swept[0] / "out"), str(tmp_path))
-    words = words.replace("ctx-eval", f"{sys.executable} -m ctx_models.cli", 1)
-    assert subprocess.run(words, shell=True).returncode == 0
+    name, *arguments = shlex.split(record["command"])
+    assert name == "ctx-eval"
+    output = str(swept[0] / "out")
+    assert ctx_eval(*(word.replace(output, str(tmp_path)) for word in arguments)).code == 0
     [alone] = read_runs([tmp_path])
     cell = answers(swept[0] / "out")
     for name, result in alone.tasks.items():
@@ -102,10 +99,11 @@ def test_a_cells_command_gives_its_answers(swept, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_and_ends_as_if_nothing_had_been(swept, tmp_path):
-    words = command(tmp_path)
+    arguments = command(tmp_path)
+    line = words("ctx_models.cli", *arguments)
     deadline = time.monotonic() + 240
     for cells in (1, 4):
-        process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while len(list((tmp_path / "out").glob("*/[!.]*/cell.json"))) < cells:
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -116,7 +114,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_as_if_nothing_had_been(swept, 
     # A cell that was tampered with is not finished.
     broken = next(iter(kept)).parent
     next(broken.glob("samples_*")).write_text("")
-    assert run(words).returncode == 0
+    assert ctx_eval(*arguments).code == 0
     assert answers(tmp_path / "out") == answers(swept[0] / "out")
     again = {p for p, before in kept.items() if p.stat().st_mtime_ns != before}
     assert again == {broken / "cell.json"}
@@ -124,16 +122,14 @@ def test_killed_at_any_moment_it_goes_on_and_ends_as_if_nothing_had_been(swept, 
 
 def test_other_settings_are_run_again_and_a_dry_run_says_so(swept):
     folder, _ = swept
-    done = run(command(folder, "--dry-run"))
-    assert done.stdout.count("(finished in") == 6
-    assert "nano_squad_contains, 8 documents (finished in" in done.stdout
-    assert "chat: chat, prefix: nano_nih_recall_prefix, 4 documents" in done.stdout
-    assert "6 cells, 0 to do, 0 documents; about" in done.stdout
+    done = ctx_eval(*command(folder, "--dry-run"))
+    assert done.out.count("(finished in") == 6
+    assert "nano_squad_contains, 8 documents (finished in" in done.out
+    assert "chat: chat, prefix: nano_nih_recall_prefix, 4 documents" in done.out
+    assert "6 cells, 0 to do, 0 documents; about" in done.out
     other = {**PLAN, "metadata": {**PLAN["metadata"], "questions": 3}}
-    assert (
-        "6 cells, 6 to do, 39 documents; how long"
-        in run(command(folder, "--dry-run", plan=other)).stdout
-    )
+    done = ctx_eval(*command(folder, "--dry-run", plan=other))
+    assert "6 cells, 6 to do, 39 documents; how long" in done.out
 
 
 @pytest.mark.parametrize(
@@ -167,7 +163,7 @@ def test_mistakes_are_all_named_before_anything_loads(tmp_path, change, message)
 
 
 @pytest.mark.parametrize("flags", [[], ["--dry-run"]])
-def test_what_a_tokenizer_cannot_take_is_refused_before_anything_runs(tmp_path, flags, capsys):
+def test_what_a_tokenizer_cannot_take_is_refused_before_anything_runs(tmp_path, flags):
     """A word that is no token, a chat model whose template is gone; raw needs neither."""
     bare = tmp_path / "bare"
     shutil.copytree(nano.folder("nano-chat"), bare)
@@ -177,10 +173,9 @@ def test_what_a_tokenizer_cannot_take_is_refused_before_anything_runs(tmp_path, 
         {"name": "bare", "model_args": {"pretrained": str(bare)}, "arms": ["raw", "chat"]},
     ]
     plan = {**PLAN, "checkpoints": checkpoints, "arms": ["chat", {"indicator": "[IND]"}]}
-    with pytest.raises(SystemExit) as done:
-        main(command(tmp_path, *flags, plan=plan)[3:])
-    assert done.value.code == 2
-    [said] = capsys.readouterr().err.splitlines()
+    done = ctx_eval(*command(tmp_path, *flags, plan=plan))
+    assert done.code == 2
+    [said] = done.err.splitlines()
     assert "chat in arm chat-indicator-[IND]: indicator='[IND]' is not one added token" in said
     assert "bare in arm chat: this tokenizer has no chat template" in said
     assert "arm raw" not in said
@@ -188,11 +183,10 @@ def test_what_a_tokenizer_cannot_take_is_refused_before_anything_runs(tmp_path, 
 
 
 @pytest.mark.parametrize("flags", [[], ["--dry-run"]])
-def test_a_misspelt_task_is_one_sentence(tmp_path, flags, capsys):
-    with pytest.raises(SystemExit) as done:
-        main(command(tmp_path, *flags, plan={**PLAN, "tasks": ["nano_squad_contain"]})[3:])
-    assert done.value.code == 2
-    [said] = capsys.readouterr().err.splitlines()
+def test_a_misspelt_task_is_one_sentence(tmp_path, flags):
+    done = ctx_eval(*command(tmp_path, *flags, plan={**PLAN, "tasks": ["nano_squad_contain"]}))
+    assert done.code == 2
+    [said] = done.err.splitlines()
     assert "no task 'nano_squad_contain' (did you mean nano_squad_contains?)" in said
 
 
@@ -203,29 +197,27 @@ def test_a_begun_arm_needs_a_task_that_begins_the_answer(tmp_path):
 
 
 def test_several_mistakes_are_one_message(tmp_path):
-    done = run(command(tmp_path, plan={**PLAN, "arms": ["cooked", {"alpha": 2}], "tasks": []}))
-    assert done.returncode == 2
-    assert all(part in done.stderr for part in ("cooked", "alpha=2", "tasks must be"))
-    assert "Traceback" not in done.stderr
+    plan = {**PLAN, "arms": ["cooked", {"alpha": 2}], "tasks": []}
+    done = as_process("ctx_models.cli", *command(tmp_path, plan=plan))
+    assert done.code == 2
+    assert all(part in done.err for part in ("cooked", "alpha=2", "tasks must be"))
 
 
 @pytest.mark.slow
 def test_a_checkpoint_that_does_not_load_leaves_the_others_alone(tmp_path):
     lost = {"name": "lost", "model_args": {"pretrained": str(tmp_path / "nowhere")}}
     plan = {**PLAN, "checkpoints": [lost, PLAN["checkpoints"][0]], "arms": ["raw"]}
-    done = run(command(tmp_path, plan=plan))
-    assert done.returncode == 1
-    assert "failed: lost: raw: " in done.stderr
+    done = ctx_eval(*command(tmp_path, plan=plan))
+    assert done.code == 1
+    assert "failed: lost: raw: " in done.err
     assert [one.checkpoint for one in read_runs([tmp_path / "out"])] == ["chat"]
 
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(swept, tmp_path):
-    words = command(tmp_path)[3:]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    launch += ["--num_processes", "2", "-m", "ctx_models.cli", *words]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    subprocess.run(launch, env=environment, capture_output=True)
+    launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m")
+    done = as_process(*launch, "ctx_models.cli", *command(tmp_path), ACCELERATE_USE_CPU="true")
+    assert done.code == 0, done.err
     single, double = answers(swept[0] / "out"), answers(tmp_path / "out")
     assert single.keys() == double.keys()
     for key, lines in single.items():

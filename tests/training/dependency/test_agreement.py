@@ -14,7 +14,7 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.row_writer import write_rows
 from ctx_tasks.rows import read_rows
 from tests import tiny
-from tests.training.dependency.test_scoring import conversation, turn
+from tests.training.dependency.conversations import conversation, turn
 from training import files
 from training.dependency.agreement import agreement, disagreement, top_turns
 from training.dependency.equation import score_conversation

@@ -1,219 +1,28 @@
-"""Eq. 2 equals a naive float64 computation; a dataset's scores do not depend on how they ran."""
+"""A dataset's scores do not depend on how they ran: killed, over processes, in another format."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
-import random
 import statistics
 import subprocess
-import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
-import training
-from ctx_models.spans import Segment, segment
 from ctx_tasks.errors import UserError
 from ctx_tasks.row_writer import write_rows
 from ctx_tasks.rows import read_rows
 from tests import tiny
-from tests.ctx_models import chats, naive
+from tests.commands import as_process, words
+from tests.training.dependency.conversations import CONVERSATIONS, conversation, turn
 from training import files
-from training.data.cleaning import to_conversation
-from training.dependency.equation import default_layer, encode, score_batch, score_conversation
+from training.dependency.equation import score_batch, score_conversation
 from training.dependency.parts import Parts
-from training.dependency.run import bucketed
 from training.dependency.score import Account, score, summary
-
-WORDS = ["lighthouse", "keeper", "weather", "book", "evening", "lamp", "harbour", "signal"]
-
-
-def turn(role, content):
-    return {"role": role, "content": content}
-
-
-def conversation(seed: int, rounds: int, words: int = 12) -> list[dict[str, str]]:
-    draw = random.Random(f"conversation {seed}")
-    text = lambda: " ".join(draw.choices(WORDS, k=draw.randint(1, words)))  # noqa: E731
-    return [turn(role, text()) for _ in range(rounds) for role in ("user", "assistant")]
-
-
-CONVERSATIONS = {
-    "one turn": conversation(1, 1),
-    "several turns": conversation(2, 4),
-    "system": [turn("system", "Answer like a lighthouse keeper."), *conversation(3, 2)],
-    "repeated text": [turn(role, "the lamp") for role in ("user", "assistant") * 3],
-}
-
-
-@torch.no_grad()
-def eager_scores(model, tokenizer, messages, layer) -> list[float]:
-    """Eq. 2 as it is printed: loops over turns and tokens on the full float64 matrix."""
-    segmented = segment(tokenizer, messages)
-    twin = tiny.model(model.config.model_type).double()
-    twin.load_state_dict(model.state_dict())
-    twin.set_attn_implementation("eager")
-    ids = torch.tensor([segmented.input_ids])
-    attention = twin(ids, output_attentions=True).attentions[layer][0]
-    scores = []
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        strongest = []
-        for y, owner in enumerate(segmented.messages):
-            if owner != number:
-                continue
-            user = [
-                x
-                for x, kind in enumerate(segmented.segments)
-                if kind is Segment.USER and segmented.messages[x] < number
-            ]
-            strongest.append(max(head[y, user].sum().item() for head in attention))
-        scores.append(sum(strongest) / len(strongest))
-    return scores
-
-
-@pytest.mark.parametrize("name", CONVERSATIONS)
-@pytest.mark.parametrize("layer", [0, 2])
-def test_scores_equal_eager_float64(name, layer):
-    model, tokenizer = tiny.model(), tiny.tokenizer()
-    expected = eager_scores(model, tokenizer, CONVERSATIONS[name], layer)
-    found = training.score_conversation(model, tokenizer, CONVERSATIONS[name], layer=layer)
-    assert found == pytest.approx(expected, abs=1e-5)
-    assert all(0.01 < number < 1 for number in expected)
-
-
-@pytest.mark.parametrize("family", ["qwen3", "gemma2", "mistral", "gpt_neox"])
-def test_scores_of_other_families_equal_the_naive_float64_run(family):
-    """Sliding windows and soft-capped logits have paths of their own."""
-    model, tokenizer = tiny.model(family), tiny.tokenizer()
-    messages = CONVERSATIONS["several turns"]
-    segmented = segment(tokenizer, messages)
-    ids, kinds = torch.tensor([segmented.input_ids]), torch.tensor([segmented.segments])
-    ones = torch.ones(3, 4)
-    mass = naive.mass(model, ids, torch.ones_like(ids), torch.ones_like(ids).bool(), ones, kinds)
-    strongest = mass[0, 1, :, :, Segment.USER].amax(0)
-    owners = torch.tensor(segmented.messages)
-    expected = [strongest[owners == number].mean().item() for number in (1, 3, 5, 7)]
-    assert score_conversation(model, tokenizer, messages, layer=1) == pytest.approx(
-        expected, abs=1e-5
-    )
-
-
-@pytest.mark.parametrize("template", ["llama-2", "zephyr", "llama-3", "gemma"])
-def test_scores_follow_the_template(template):
-    tokenizer = chats.with_template("byte_level", template)
-    model = tiny.model(vocab_size=600)
-    twin = tiny.model(vocab_size=600).double()
-    twin.set_attn_implementation("eager")
-    messages = CONVERSATIONS["several turns"]
-    segmented = segment(tokenizer, messages)
-    with torch.no_grad():
-        attentions = twin(torch.tensor([segmented.input_ids]), output_attentions=True).attentions
-    user = torch.tensor([kind is Segment.USER for kind in segmented.segments])
-    strongest = attentions[1][0][..., user].sum(-1).amax(0)
-    owners = torch.tensor(segmented.messages)
-    expected = [strongest[owners == number].mean().item() for number in (1, 3, 5, 7)]
-    assert score_conversation(model, tokenizer, messages, layer=1) == pytest.approx(
-        expected, abs=1e-5
-    )
-
-
-def test_a_batch_gives_what_single_conversations_give():
-    model, tokenizer = tiny.model(), tiny.tokenizer()
-    batch = [encode(tokenizer, conversation(seed, 1 + seed % 4)) for seed in range(9)]
-    together = score_batch(model, batch, layers=[2, 0])
-    for encoded, found in zip(batch, together, strict=True):
-        alone = score_batch(model, [encoded], layers=[2, 0])[0]
-        assert found == [pytest.approx(layer, abs=1e-5) for layer in alone]
-
-
-def test_a_response_without_tokens_is_null_and_counted():
-    messages = [*conversation(4, 1), turn("user", "And?"), turn("assistant", "")]
-    tokenizer = tiny.tokenizer()
-    first, empty = score_conversation(tiny.model(), tokenizer, messages, layer=1)
-    assert first is not None
-    assert empty is None
-    assert encode(tokenizer, messages).fates == {"scored": 1, "empty": 1}
-
-
-def test_a_response_before_any_user_text_scores_zero():
-    messages = [turn("assistant", "Welcome to the lighthouse."), *conversation(5, 1)]
-    greeting, answer = score_conversation(tiny.model(), tiny.tokenizer(), messages, layer=1)
-    assert greeting == 0
-    assert answer > 0
-
-
-def test_a_conversation_without_responses_has_no_scores():
-    assert score_conversation(tiny.model(), tiny.tokenizer(), [turn("user", "a")], layer=1) == []
-
-
-def test_a_turn_that_does_not_end_inside_the_window_is_null():
-    """The limit moves over the last token of the second response, one token at a time."""
-    model, tokenizer, messages = tiny.model(), tiny.tokenizer(), conversation(6, 3)
-    whole = score_conversation(model, tokenizer, messages, layer=1)
-    owners = segment(tokenizer, messages).messages
-    first, last = owners.index(3), len(owners) - 1 - owners[::-1].index(3)
-
-    def cut_at(length):
-        scores = score_conversation(model, tokenizer, messages, layer=1, max_length=length)
-        return scores, encode(tokenizer, messages, length).fates
-
-    scores, fates = cut_at(last + 1)
-    assert scores[:2] == pytest.approx(whole[:2], abs=1e-5)
-    assert scores[2] is None
-    assert fates == {"scored": 2, "beyond": 1}
-    for length, fate in ((last, "cut"), (first + 1, "cut"), (first, "beyond")):
-        scores, fates = cut_at(length)
-        assert scores == [pytest.approx(whole[0], abs=1e-5), None, None]
-        assert fates["scored"] == 1
-        assert fates[fate] == 3 - fates["scored"] - (fate == "cut")
-    assert cut_at(1)[0] == [None, None, None]
-
-
-def test_nothing_after_the_last_scored_response_is_run():
-    tokenizer = tiny.tokenizer()
-    answered = conversation(7, 1)
-    encoded = encode(tokenizer, [*answered, turn("user", "And the lamp?")])
-    assert encoded.input_ids == encode(tokenizer, answered).input_ids
-    assert encoded.turns[0][-1] == len(encoded.input_ids) - 1
-
-
-def test_the_default_limit_is_the_window_of_the_model():
-    model = tiny.model(max_position_embeddings=100)
-    scores = score_conversation(model, tiny.tokenizer(), conversation(8, 6), layer=1)
-    assert scores[0] is not None
-    assert scores[-1] is None
-
-
-@pytest.mark.parametrize(("depth", "layer"), [(22, 15), (32, 22), (80, 55), (3, 2), (2, 1), (1, 0)])
-def test_the_default_layer_is_scaled_to_the_depth(depth, layer):
-    assert default_layer(depth) == layer
-
-
-def test_a_tokenizer_of_another_model_is_refused():
-    with pytest.raises(UserError, match="has 100 embedding rows"):
-        score_conversation(
-            tiny.model(vocab_size=100), tiny.tokenizer(), conversation(1, 1), layer=1
-        )
-
-
-def test_buckets_hold_every_item_once_within_the_limit():
-    draw = random.Random(0)
-    lengths = [draw.randint(0, 50) for _ in range(200)]
-    buckets = list(bucketed(range(200), lengths.__getitem__, 120))
-    assert sorted(item for bucket in buckets for item in bucket) == list(range(200))
-    assert all(len(b) * max(lengths[item] for item in b) <= 120 for b in buckets)
-    assert list(bucketed([7, 3], lambda item: item, 5)) == [[7], [3]]
-
-
-# From here on: a dataset, a model on disk, and processes.
 
 
 @pytest.fixture(scope="module")
@@ -251,18 +60,12 @@ def arguments(data, output, checkpoint, **more) -> dict:
     return {key: str(v) if isinstance(v, Path) else v for key, v in {**given, **more}.items()}
 
 
-def command(keywords, *launcher) -> list[str]:
-    """The command line of a run, under `accelerate launch` or not."""
+def command(keywords) -> list[str]:
+    """`ctx-train score` and its arguments, for a process of its own."""
     options = [
         f"--{key.replace('_', '-')}={value}" for key, value in keywords.items() if key != "source"
     ]
-    return [sys.executable, *launcher, "-m", "training.cli", "score", keywords["source"], *options]
-
-
-def finished(keywords, *launcher) -> str:
-    done = subprocess.run(command(keywords, *launcher), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return ["training.cli", "score", keywords["source"], *options]
 
 
 def test_a_dataset_gets_a_column_and_keeps_the_rest(scored, data, checkpoint):
@@ -329,7 +132,7 @@ def lines(output: Path) -> int:
 
 def kill_after(keywords, output, count) -> None:
     """Start a run and kill it once it has finished `count` batches."""
-    process = subprocess.Popen(command(keywords), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(words(*command(keywords)), stdout=subprocess.DEVNULL)
     while lines(output) < count:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.001)
@@ -337,6 +140,7 @@ def kill_after(keywords, output, count) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_bytes(scored, tmp_path, data, checkpoint):
     output = tmp_path / "scored.jsonl"
     keywords = arguments(data, output, checkpoint)
@@ -477,34 +281,19 @@ def test_lower_precision_stays_near(tmp_path, data, change):
     assert found != exact
 
 
-def launcher(processes: int) -> list[str]:
-    """accelerate starts several processes on a CPU only through its launcher for GPUs."""
-    return [
-        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes),
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-        "--main_process_port", "0",
-    ]  # fmt: skip
-
-
-@pytest.mark.realdata
-@pytest.mark.parametrize("folder", ["tinyllama-1.1b-chat-v1.0", "qwen2.5-instruct"])
-def test_every_turn_of_the_sharegpt_sample_is_scored_or_beyond_the_window(folder):
-    """Real chats: HTML, code, CJK, chunks that begin with the assistant."""
-    tokenizer, fates, turns = chats.real_tokenizer(folder), Counter(), 0
-    for index, row in enumerate(read_rows(chats.real_data() / "sft/sharegpt_sample.json")):
-        messages = to_conversation(row, index).messages
-        fates += encode(tokenizer, messages, 2047).fates
-        turns += sum(message["role"] == "assistant" for message in messages)
-    assert fates.total() == turns > 250
-    assert fates["scored"] > 0.6 * turns
-    assert fates["empty"] < 0.02 * turns
+# accelerate starts several processes on a CPU only through its launcher for GPUs.
+TWO_PROCESSES = [
+    *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"),
+]
 
 
 def test_two_processes_write_the_file_of_one(scored, tmp_path, data, checkpoint):
     output = tmp_path / "scored.jsonl"
-    printed = finished(arguments(data, output, checkpoint), *launcher(2))
+    done = as_process(*TWO_PROCESSES, *command(arguments(data, output, checkpoint)))
+    assert done.code == 0, done.err
     assert output.read_bytes() == scored[0].read_bytes()
-    assert printed.count("in 2 process(es)") == printed.count("60 conversations") == 1
+    assert done.out.count("in 2 process(es)") == done.out.count("60 conversations") == 1
 
 
 @pytest.mark.slow
@@ -512,7 +301,8 @@ def test_one_process_finishes_what_two_began(scored, tmp_path, data, checkpoint)
     """Both workers are killed; their launcher sees it and ends."""
     output = tmp_path / "scored.jsonl"
     keywords = arguments(data, output, checkpoint)
-    launched = subprocess.Popen(command(keywords, *launcher(2)), stderr=subprocess.DEVNULL)
+    line = words(*TWO_PROCESSES, *command(keywords))
+    launched = subprocess.Popen(line, stderr=subprocess.DEVNULL)
     while not all((parts_of(output) / f"{rank}.jsonl").exists() for rank in (0, 1)):
         assert launched.poll() is None, "the run ended before it could be killed"
         time.sleep(0.001)
