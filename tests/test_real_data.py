@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,9 @@ from transformers import AutoTokenizer
 
 from ctx_tasks.metrics import contains, first_sentence
 from tests import tiny
+from tests.commands import ROOT, Done, ctx_eval, lm_eval
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
-ROOT = Path(__file__).parents[1]
 TOKENIZERS = ["tinyllama-1.1b-chat-v1.0", "phi-3-mini", "qwen2.5-instruct"]
 QUESTIONS = 4
 FILES = {
@@ -36,20 +35,20 @@ def checkpoint(request, tmp_path_factory) -> Path:
     return folder
 
 
-def run(module: str, model: str, arguments: str, checkpoint: Path, output: Path) -> dict:
+def run(
+    call: Callable[..., Done], model: str, arguments: str, checkpoint: Path, output: Path
+) -> dict:
     """One command line over the whole group; the results file and the samples of each task."""
     real = Path(os.environ["CTX_REAL_DATA"])
     metadata = {"max_length": 600, **{name: str(real / path) for name, path in FILES.items()}}
-    command = [
-        *(sys.executable, "-m", module, "run", "--model", model, "--apply_chat_template"),
+    done = call(
+        *("run", "--model", model, "--apply_chat_template"),
         *("--model_args", f"pretrained={checkpoint}{arguments}", "--device", "cpu"),
-        *("--include_path", str(ROOT / "task_configs"), "--tasks", "context_awareness"),
-        *("--metadata", json.dumps(metadata), "--limit", str(QUESTIONS), "--batch_size", "4"),
-        *("--log_samples", "--output_path", str(output)),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+        *("--include_path", ROOT / "task_configs", "--tasks", "context_awareness"),
+        *("--metadata", json.dumps(metadata), "--limit", QUESTIONS, "--batch_size", "4"),
+        *("--log_samples", "--output_path", output),
+    )
+    assert done.code == 0, done.err
     [written] = output.rglob("results_*.json")
     samples = {
         path.name.split("_2")[0].removeprefix("samples_"): [
@@ -66,9 +65,9 @@ def answers(run: dict, task: str) -> dict[str, str]:
 
 def test_the_group_runs_steered_and_unsteered(checkpoint, tmp_path):
     """alpha = 1 gives hf's own answers; 0.5 gives others to the same documents."""
-    plain = run("lm_eval", "hf", "", checkpoint, tmp_path / "hf")
-    off = run("ctx_models.cli", "hf-ctx", ",alpha=1", checkpoint, tmp_path / "off")
-    steered = run("ctx_models.cli", "hf-ctx", ",alpha=0.5", checkpoint, tmp_path / "on")
+    plain = run(lm_eval, "hf", "", checkpoint, tmp_path / "hf")
+    off = run(ctx_eval, "hf-ctx", ",alpha=1", checkpoint, tmp_path / "off")
+    steered = run(ctx_eval, "hf-ctx", ",alpha=0.5", checkpoint, tmp_path / "on")
     tasks = ["nih_recall", "squad_contains", "quac_contains", "drop_contains"]
     assert sorted(plain["samples"]) == sorted(tasks)
     for task in tasks:
@@ -82,7 +81,7 @@ def test_the_group_runs_steered_and_unsteered(checkpoint, tmp_path):
 
 
 def test_scores_are_the_metric_of_the_logged_answers(checkpoint, tmp_path):
-    logged = run("ctx_models.cli", "hf-ctx", ",alpha=0.9", checkpoint, tmp_path)
+    logged = run(ctx_eval, "hf-ctx", ",alpha=0.9", checkpoint, tmp_path)
     for sample in logged["samples"]["squad_contains"]:
         references = [span for reference in sample["doc"]["references"] for span in reference]
         expected = contains(first_sentence(sample["resps"][0][0]), references)

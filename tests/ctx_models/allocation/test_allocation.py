@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -23,12 +22,12 @@ from ctx_models.allocation import run as allocation_run
 from ctx_models.allocation.figure import draw
 from ctx_models.allocation.run import plan, run
 from ctx_models.allocation.shares import _prompt, heads_json, lines
-from ctx_models.cli import main
 from ctx_models.lm import CtxLM
 from ctx_models.spans import Segment
 from ctx_models.steering import read_heads
 from ctx_tasks.errors import UserError
-from tests import tiny
+from tests import commands, tiny
+from tests.commands import as_process, ctx_eval
 
 GRID = {"max_length": 300, "lengths": 2, "depths": 2}
 TWO = ["--model_args", "pretrained=nano-chat"] * 2
@@ -182,19 +181,13 @@ def test_an_adapter_is_measured_with_its_own_tokenizer(tmp_path):
     assert np.abs(plain.shares["chat"] - adapted.shares["chat"]).max() > 0.01
 
 
-def attention(*arguments):
-    """The command as in the README: without a --device."""
-    command = [sys.executable, "-m", "ctx_models.cli", "attention", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_the_command_writes_figures_and_numbers_of_several_models(tmp_path):
     words = ["--model_args", "pretrained=nano-chat"]
     words += ["--model_args", "pretrained=nano-chat-ind,indicator=[IND]"]
     words += ["--max_length", "300", "--lengths", "2", "--depths", "2", "--per-head", "--per-layer"]
-    done = attention(*words, "-o", str(tmp_path / "out"))
-    assert done.returncode == 0, done.stderr
-    assert "chat - raw" in done.stdout
+    done = as_process("ctx_models.cli", "attention", *words, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "chat - raw" in done.out
     assert imread(tmp_path / "out" / "attention.png").shape[0] > 500
     assert (tmp_path / "out" / "attention.svg").read_text().startswith("<?xml")
     content = json.loads((tmp_path / "out" / "attention.json").read_text())
@@ -216,8 +209,8 @@ def test_the_command_writes_figures_and_numbers_of_several_models(tmp_path):
 
 def test_the_command_ranks_the_heads(tmp_path):
     words = ["--model_args", "pretrained=nano-chat", "--max_length", "300", "--lengths", "1"]
-    done = attention(*words, "--depths", "2", "--by-head", "2", "-o", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    done = ctx_eval("attention", *words, "--depths", "2", "--by-head", "2", "-o", tmp_path)
+    assert done.code == 0, done.err
     strongest = {layer: len(heads) for layer, heads in read_heads(tmp_path / "heads.json").items()}
     assert strongest == {1: 2}
     with (tmp_path / "needle_heads.csv").open() as file:
@@ -231,9 +224,9 @@ def test_a_killed_command_goes_on_to_the_same_files(tmp_path):
     """SIGKILL once some prompts are kept; the second run measures the others only."""
     words = ["--model_args", "pretrained=nano-chat", "--max_length", "1000", "--lengths", "2"]
     words += ["--depths", "15", "--by-head", "2", "-o"]
-    assert attention(*words, str(tmp_path / "whole")).returncode == 0
-    command = [sys.executable, "-m", "ctx_models.cli", "attention", *words, str(tmp_path / "cut")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    assert ctx_eval("attention", *words, tmp_path / "whole").code == 0
+    line = commands.words("ctx_models.cli", "attention", *words, tmp_path / "cut")
+    process = subprocess.Popen(line, stderr=subprocess.DEVNULL, start_new_session=True)
     kept = tmp_path / "cut" / ".measured"
     while not any(path.stat().st_size > 1500 for path in kept.glob("*.jsonl")):
         assert process.poll() is None, "the run ended before it could be killed"
@@ -241,9 +234,9 @@ def test_a_killed_command_goes_on_to_the_same_files(tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "cut" / "attention.json").exists()
-    done = attention(*words, str(tmp_path / "cut"))
-    assert done.returncode == 0, done.stderr
-    first = re.search(r"pretrained=nano-chat shares: +\d+%\D+(\d+)/30", done.stderr)
+    done = ctx_eval("attention", *words, tmp_path / "cut")
+    assert done.code == 0, done.err
+    first = re.search(r"pretrained=nano-chat shares: +\d+%\D+(\d+)/30", done.err)
     assert int(first[1]) > 0
     for name in ("attention.json", "attention.csv", "heads.json", "needle_heads.csv"):
         whole, cut = (tmp_path / side / name for side in ("whole", "cut"))
@@ -263,12 +256,11 @@ def test_a_killed_command_goes_on_to_the_same_files(tmp_path):
         ([*TWO[:2], "--model_args", "pretrained=nowhere"], "nowhere"),
     ],
 )
-def test_a_mistake_is_one_sentence_before_anything_is_measured(words, message, tmp_path, capfd):
+def test_a_mistake_is_one_sentence_before_anything_is_measured(words, message, tmp_path):
     tiny.tokenizer(chat_template=None).save_pretrained(tmp_path / "plain")
     tiny.model().save_pretrained(tmp_path / "plain")
     words = [word.replace("PLAIN", str(tmp_path / "plain")) for word in words]
-    with pytest.raises(SystemExit) as ended:
-        main(["attention", *words, "-o", str(tmp_path / "out")])
-    assert ended.value.code == 2
-    assert message in capfd.readouterr().err
+    done = ctx_eval("attention", *words, "-o", tmp_path / "out")
+    assert done.code == 2
+    assert message in done.err.splitlines()[-1]
     assert not (tmp_path / "out").exists()

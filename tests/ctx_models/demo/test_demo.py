@@ -16,13 +16,13 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from ctx_models import nano
-from ctx_models.cli import main
 from ctx_models.demo import run as demo
 from ctx_models.demo import summary as demo_summary
 from ctx_models.demo.run import BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, ENTRIES, RAW, Entry, Row
 from ctx_tasks import harness, tables
 from ctx_tasks.arm import Arm
 from ctx_tasks.errors import UserError
+from tests.commands import ctx_eval
 
 BUNDLED = {name: nano.folder(name) for name in nano.NAMES}
 SMALL = {"lengths": 2, "depths": 2, "max_length": 260, "questions": 4}
@@ -161,7 +161,7 @@ def test_commands_are_read_by_the_harness_as_the_arms_are(shown: Demo) -> None:
 def test_the_command_of_an_arm_gives_its_scores(shown: Demo, tmp_path: Path) -> None:
     """nano-base's, which is the bundled model in this test as in the demo."""
     command = ENTRIES[0].command(tmp_path, SMALL)
-    main_without_exit(shlex.split(command)[1:])
+    assert ctx_eval(*shlex.split(command)[1:]).code == 0
     [written] = tmp_path.rglob("results_*.json")
     results = json.loads(written.read_text(encoding="utf-8"))
     [ours] = (shown.output / ENTRIES[0].folder).glob("results_*.json")
@@ -209,12 +209,6 @@ def test_help_of_the_demo_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
-
-
-def main_without_exit(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    assert left.value.code in (0, None)
 
 
 def row(entry: Entry, scores: Mapping[str, list[float]]) -> Row:
