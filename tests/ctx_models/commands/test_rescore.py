@@ -89,6 +89,7 @@ def test_mistakes_are_one_sentence(saved):
         path.unlink()
     done = ctx_eval("rescore", saved)
     assert (done.code, "a run with --log_samples can be" in done.err) == (2, True)
+    assert as_process("ctx_models.cli", "rescore", saved) == done
     text = saved.read_text().replace("nano_squad_contains", "gone_task")
     saved.write_text(text)
     file.with_name(file.name.replace("nano_squad_contains", "gone_task")).write_text(
@@ -96,4 +97,3 @@ def test_mistakes_are_one_sentence(saved):
     )
     done = ctx_eval("rescore", saved)
     assert (done.code, "gone_task is not installed" in done.err) == (2, True)
-    assert as_process("ctx_models.cli", "rescore", saved) == done
