@@ -1,7 +1,7 @@
 """`ctx-eval` and `ctx-train` as a user types them, in this process or in one of their own.
 
-A command is called in this process wherever a process of its own adds nothing: it starts without
-torch to import, which is most of the seconds of a short command. What a process would keep to
+A command is called in this process wherever a process of its own adds nothing: here torch is
+imported already, which is most of the seconds of a short command. What a process would keep to
 itself is put back after each call: the environment, the working folder, and the loggers.
 """
 
@@ -20,7 +20,11 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from lm_eval import tasks
+from lm_eval.__main__ import cli_evaluate
 from lm_eval.tasks._yaml_loader import load_yaml
+
+from ctx_models import cli as eval_cli
+from training import cli as train_cli
 
 ROOT = Path(__file__).parents[1]
 HARNESS = Path(tasks.__file__).parent
@@ -38,22 +42,16 @@ class Done(NamedTuple):
 
 def ctx_eval(*arguments: object, cwd: Path | None = None, **environment: str) -> Done:
     """`ctx-eval ARGUMENTS` in this process, in the folder `cwd`, 80 columns wide."""
-    from ctx_models import cli
-
-    return _here("ctx-eval", cli.main, arguments, cwd, environment)
+    return _here("ctx-eval", eval_cli.main, arguments, cwd, environment)
 
 
 def ctx_train(*arguments: object, cwd: Path | None = None, **environment: str) -> Done:
     """`ctx-train ARGUMENTS` in this process, in the folder `cwd`, 80 columns wide."""
-    from training import cli
-
-    return _here("ctx-train", cli.main, arguments, cwd, environment)
+    return _here("ctx-train", train_cli.main, arguments, cwd, environment)
 
 
 def lm_eval(*arguments: object, cwd: Path | None = None, **environment: str) -> Done:
     """The harness's own `lm_eval ARGUMENTS` in this process, in the folder `cwd`."""
-    from lm_eval.__main__ import cli_evaluate
-
     return _here("lm_eval", cli_evaluate, arguments, cwd, environment)
 
 
@@ -72,16 +70,16 @@ def as_process(
         text=True,
         check=False,
         cwd=cwd,
-        env={**environment_of_a_process(), **environment},
+        env={**_environment(), **environment},
     )
     assert "Traceback" not in done.stderr, done.stderr
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def environment_of_a_process() -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """This environment, with our packages to be found from any folder."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {"COLUMNS": "80", **os.environ, "PYTHONPATH": paths}
+    return {**os.environ, "COLUMNS": "80", "PYTHONPATH": paths}
 
 
 def _here(
