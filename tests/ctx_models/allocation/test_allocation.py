@@ -185,7 +185,7 @@ def test_the_command_writes_figures_and_numbers_of_several_models(tmp_path):
     words = ["--model_args", "pretrained=nano-chat"]
     words += ["--model_args", "pretrained=nano-chat-ind,indicator=[IND]"]
     words += ["--max_length", "300", "--lengths", "2", "--depths", "2", "--per-head", "--per-layer"]
-    done = as_process("ctx_models.cli", "attention", *words, "-o", tmp_path / "out")
+    done = ctx_eval("attention", *words, "-o", tmp_path / "out")
     assert done.code == 0, done.err
     assert "chat - raw" in done.out
     assert imread(tmp_path / "out" / "attention.png").shape[0] > 500
@@ -234,7 +234,7 @@ def test_a_killed_command_goes_on_to_the_same_files(tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "cut" / "attention.json").exists()
-    done = ctx_eval("attention", *words, tmp_path / "cut")
+    done = as_process("ctx_models.cli", "attention", *words, tmp_path / "cut")
     assert done.code == 0, done.err
     first = re.search(r"pretrained=nano-chat shares: +\d+%\D+(\d+)/30", done.err)
     assert int(first[1]) > 0
