@@ -170,7 +170,10 @@ RUN = ["run", "--model", "hf-ctx", "--model_args", "pretrained=nowhere", "--task
 KEPT = ["--log_samples", "--output_path", "results"]
 EARLY: dict[str, tuple[list[str], str]] = {
     "answers lost": ([], "add --log_samples --output_path FOLDER"),
-    "unknown setting": ([*KEPT, "--metadata", "judge_modle=m"], "judge_modle is not known"),
+    "unknown setting": (
+        [*KEPT, "--metadata", "judge_modle=m"],
+        "unknown key 'judge_modle': did you mean judge_model?",
+    ),
     "key as setting": ([*KEPT, "--metadata", "judge_api_key=sk-1"], "variable OPENAI_API_KEY"),
     "no consent": (
         [*KEPT, "--metadata", "judge_model=m"],
