@@ -267,7 +267,7 @@ def test_a_run_that_trained_nothing_leaves_its_folder_free(setting):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"text": "hello"}], r"Row 1 of .* \(columns \['text'\]\) has no `messages`"),
+        ([{"text": "hello"}], r"Row 1 of .* \(columns text\) has no `messages`"),
         ([{"messages": [{"role": "user", "content": 3}]}], "Row 1 of .* has no `messages`"),
         ([], "holds no conversation"),
         ([{"messages": [{"role": "tool", "content": "3"}]}], "Row 1 of the data: .*role 'tool'"),
