@@ -128,7 +128,7 @@ def test_launched_in_a_folder_with_a_training_of_its_own(command, tmp_path):
     launch += ["--main_process_port", "0", "--no_python"]
     done = in_a_folder_of_another(tmp_path, *launch, str(BIN / command[0]), *command[1:])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Score how far" if command[0] == "ctx-train" else "nih_recall ") == 2
+    assert done.stdout.count("Score how far" if command[0] == "ctx-train" else "\nnih_recall ") == 2
 
 
 def in_a_folder_of_another(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:

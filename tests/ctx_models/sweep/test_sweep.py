@@ -69,6 +69,16 @@ def test_every_checkpoint_is_run_in_its_own_arms_or_the_files(swept):
     assert found == {("chat", arm) for arm in files} | own
 
 
+def test_every_cell_keeps_its_log(swept):
+    cells = [record.parent for record in (swept[0] / "out").rglob("cell.json")]
+    assert len(cells) == 6
+    for cell in cells:
+        log = (cell / "log.txt").read_text()
+        assert "Loading weights: 100%" in log
+        assert "Running generate_until requests: 100%" in log
+    assert not list((swept[0] / "out").rglob(".*"))
+
+
 def test_arms_see_the_same_documents_and_are_run_as_they_say(swept):
     said = answers(swept[0] / "out")
     hashes = {
@@ -211,6 +221,10 @@ def test_a_checkpoint_that_does_not_load_leaves_the_others_alone(tmp_path):
     assert done.code == 1
     assert "failed: lost: raw: " in done.err
     assert [one.checkpoint for one in read_runs([tmp_path / "out"])] == ["chat"]
+    log = tmp_path / "out" / "lost" / "raw" / "log.txt"
+    assert str(log) in done.stderr
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert "could not be loaded" in log.read_text().splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ctx_models.cli import main
+from ctx_models.commands import gate as command
 from ctx_tasks.gate.decision import Margin, paired_loss
 from tests.commands import as_process, ctx_eval
 from tests.ctx_tasks.result_files import hits, lines, sample, write_run
@@ -167,6 +169,30 @@ def test_a_baseline_is_small_and_gives_the_same_verdict(tmp_path):
     content = json.loads(file.read_text())
     assert content["versions"]["lm-eval"]
     assert gate("--baseline", file, new) == gate("--baseline", folder, new)
+
+
+def test_a_saved_baseline_is_counted_and_not_replaced_unasked(tmp_path, baseline):
+    folder = tmp_path / "main"
+    before = baseline.read_bytes()
+    code, out, err = gate("--save", baseline, folder)
+    assert (code, out) == (3, "")
+    assert "baseline.json is there already: name another file, or add --force." in err
+    assert baseline.read_bytes() == before
+    code, out, _ = gate("--save", baseline, "--force", folder)
+    assert (code, out) == (0, f"Saved 1 run as a baseline: {baseline}\n")
+
+
+def test_a_crash_is_an_error_and_never_a_regression(tmp_path, monkeypatch, capsys):
+    """Exit code 1 means that the checkpoint got worse."""
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(command, "_gate", crash)
+    with pytest.raises(SystemExit) as ended:
+        main(["gate", "--baseline", "a", "b"])
+    assert ended.value.code == 3
+    assert "ctx-eval gate: error: RuntimeError: out of memory" in capsys.readouterr().err
 
 
 def test_a_saved_baseline_keeps_every_digit_of_a_recall(tmp_path):
