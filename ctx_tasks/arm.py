@@ -142,7 +142,7 @@ class Arm:
 
     @classmethod
     def written(cls, given: Any) -> Arm:
-        """The arm of an entry of a sweep file: raw, chat, chat+prefix, or a mapping of fields.
+        """The arm of an entry of a sweep file: raw, chat, raw+prefix, chat+prefix, or a mapping.
 
         Raises:
             UserError: anything else; see `of`.
@@ -179,6 +179,27 @@ class Arm:
         """The same without settings that do nothing: of steering at alpha 1, of no indicator."""
         arm = self if self.alpha != 1 else replace(self, **_PLAIN_STEERING)
         return arm if arm.indicator else replace(arm, **_NO_INDICATOR)
+
+    @property
+    def begun(self) -> Arm:
+        """The same with the answer begun."""
+        label = None if self.label is None else f"{self.label}+prefix"
+        return replace(self, prefix=True, label=label)
+
+    @property
+    def base(self) -> Arm:
+        """What a remedy is a remedy of: raw or chat, the answer begun or not."""
+        return Arm(chat=self.chat, prefix=self.prefix)
+
+    @property
+    def remedy(self) -> bool:
+        """Whether it is chat with something done about the template."""
+        return self.chat and self != self.base
+
+    def differences(self, other: Arm) -> list[str]:
+        """The fields in which another arm differs, "alpha 1.0, 0.5", this one's value first."""
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in FIELDS]
+        return [f"{name} {json.dumps(a)}, {json.dumps(b)}" for name, a, b in pairs if a != b]
 
     @property
     def unsteered(self) -> Arm:
@@ -253,7 +274,7 @@ STEERING = ("alpha", "schedule", "steer_generated", "layers", "heads")
 _PLAIN_STEERING = {name: getattr(Arm(), name) for name in STEERING}
 _NO_INDICATOR = {name: getattr(Arm(), name) for name in ("indicator_turns", "indicator_strict")}
 RAW, CHAT = Arm(chat=False), Arm()
-SHORTHANDS = {"raw": RAW, "chat": CHAT, "chat+prefix": Arm(prefix=True)}
+SHORTHANDS = {"raw": RAW, "chat": CHAT, "raw+prefix": RAW.begun, "chat+prefix": CHAT.begun}
 
 
 def split(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], Arm]:

@@ -40,10 +40,14 @@ def command(
     from ctx_tasks.results import read_runs
 
     first, second = (comparison.one_run(read_runs([path]), str(path)) for path in (a, b))
+    second = comparison.aligned(first, second)
     found = comparison.compare(first, second, force=force)
     console = tables.terminal()
     for letter, run in (("A", first), ("B", second)):
         tables.say(f"{letter}: {run.checkpoint}, {run.arm.name}", console)
+    differing = first.arm.differences(second.arm)
+    if differing:
+        tables.say(f"What is compared (A, B): {'; '.join(differing)}.", console)
     _show(found, console)
     for task in comparison.shared_tasks(first, second) if flips else ():
         for flip in islice(comparison.flips(first, second, task), None if flips < 0 else flips):

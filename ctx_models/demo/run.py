@@ -58,7 +58,7 @@ class Entry:
     def tasks(self) -> list[str]:
         """Names of tasks and groups, as `--tasks` takes them."""
         if self.arm.prefix:
-            return columns.begun("nano_context_awareness")
+            return ["nano_context_awareness_prefix"]
         return ["nano_context_awareness", COLUMNS[BY_HEART]]
 
     @property
@@ -113,8 +113,8 @@ class Row:
     def task(self, column: str) -> str | None:
         """The entry's task in a column of the table; None where it has none."""
         plain = COLUMNS[column]
-        wanted = columns.begun(plain) if self.entry.arm.prefix else [plain]
-        return next((task for task in wanted if task in self.samples), None)
+        wanted = columns.begun(plain) if self.entry.arm.prefix else plain
+        return wanted if wanted in self.samples else None
 
 
 def run(
