@@ -67,7 +67,12 @@ MT_BENCH = Benchmark(
 )
 MT_BENCH_2TURN = Benchmark("MT-Bench, 2 turns", "mt_bench_2turn", option="mt_bench_files", turns=2)
 BY_HEART = Benchmark("by heart", "by_heart", ("nano",))
-BENCHMARKS = (NEEDLE, SQUAD, QUAC, DROP, MT_BENCH, MT_BENCH_2TURN, BY_HEART)
+CONFLICT = Benchmark("conflict", "conflict_contains", ("", "nano"), "conflict_files")
+CLOSED_BOOK = Benchmark("closed book", "conflict_closed_book", ("", "nano"), "conflict_files")
+BENCHMARKS = (
+    *(NEEDLE, SQUAD, QUAC, DROP, MT_BENCH, MT_BENCH_2TURN),
+    *(CONFLICT, CLOSED_BOOK, BY_HEART),
+)
 CONTEXT = tuple(one for one in BENCHMARKS if one.context)
 
 

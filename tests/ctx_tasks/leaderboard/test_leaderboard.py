@@ -71,7 +71,7 @@ def test_tax_and_gains_are_paired_means_over_the_four_tasks_between_equal_beginn
 def test_where_only_the_unbegun_gain_moves_a_sentence_says_so(folder):
     said = [note for note in board(read_runs([folder])).notes if "only the unbegun" in note]
     assert said == [
-        "model, chat, α 0.5 constant: only the unbegun gain moves (+0.125; begun +0.000, unclear): "
+        "org/model, chat, α 0.5 constant: only the unbegun gain moves (+0.125; begun +0.000, unclear): "
         "it changes how answers begin rather than what is read."
     ]
 
@@ -85,7 +85,7 @@ def test_a_tax_of_unbegun_arms_is_shown_on_request_alone_with_the_empty_shares(t
         path.write_text(json.dumps(content))
     made = board(read_runs([tmp_path]))
     assert all(row.tax is row.unbegun_tax is None for row in made.rows)
-    assert any("No template tax of model" in note for note in made.notes)
+    assert any("No template tax of org/model" in note for note in made.notes)
     asked = board(read_runs([tmp_path]), unbegun_tax=True)
     [change] = [row.unbegun_tax for row in asked.rows if row.unbegun_tax]
     assert change.empty == (0.0, 1.0)
