@@ -71,8 +71,8 @@ def test_tax_and_gains_are_paired_means_over_the_four_tasks_between_equal_beginn
 def test_where_only_the_unbegun_gain_moves_a_sentence_says_so(folder):
     said = [note for note in board(read_runs([folder])).notes if "only the unbegun" in note]
     assert said == [
-        "org/model, chat, α 0.5 constant: only the unbegun gain moves (+0.125; begun +0.000, unclear): "
-        "it changes how answers begin rather than what is read."
+        "org/model, chat, α 0.5 constant: only the unbegun gain moves (+0.125; begun +0.000, "
+        "unclear): it changes how answers begin rather than what is read."
     ]
 
 
