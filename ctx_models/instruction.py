@@ -1,8 +1,8 @@
 """A sentence as a remedy: "Answer from the passage only." put into the prompt, nothing else done.
 
-What steering and `[IND]` must be seen to beat. In the user turn it stands on a line of its own after
-the last user message (and before an indicator) and is user text: steering leaves its weight alone.
-In the system turn it ends the system message, or is one, and is weighed down like any system text.
+What steering and `[IND]` must be seen to beat. In the user turn it stands on a line of its own
+after the last user message (and before an indicator) and is user text: steering leaves its weight
+alone. In the system turn it ends the system message, or is one, and is weighed down as such.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def test_other_settings_are_run_again_and_a_dry_run_says_so(swept):
     [
         ({"armz": []}, "unknown key 'armz'"),
         ({"arms": []}, "arms must be a list with at least one entry"),
-        ({"arms": ["cooked"]}, "arm 'cooked' must be raw, chat, chat+prefix or"),
+        ({"arms": ["cooked"]}, "arm 'cooked' must be raw, chat, raw+prefix, chat+prefix or"),
         ({"arms": [{"alfa": 1}]}, "unknown key 'alfa'"),
         ({"arms": [{"alpha": 1.5}]}, "alpha=1.5 is not allowed"),
         ({"arms": [{"layers": "x"}]}, "layers='x' cannot be read"),
