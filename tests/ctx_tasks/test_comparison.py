@@ -84,16 +84,15 @@ def test_different_settings_are_refused_or_marked(tmp_path, pair, change, messag
     assert found.mark
 
 
-def test_a_difference_that_is_the_arm_needs_no_force(tmp_path, pair, capsys):
+def test_a_difference_that_is_the_arm_needs_no_force(tmp_path, pair):
     """Template, steering and a begun answer are what two arms are meant to differ in."""
     prefix = {"gen_prefix": "The answer is"}
     ctx = {"ctx": {"alpha": 0.5, "indicator": "[IND]"}}
     task = "squad_contains_prefix"
     run(tmp_path / "c", AFTER, task, chat=True, config=ctx, task_config=prefix)
-    with pytest.raises(SystemExit) as done:
-        main(["compare", str(tmp_path / "a"), str(tmp_path / "c"), "--flips", "1"])
-    assert done.value.code == 0
-    said = capsys.readouterr().out
+    done = ctx_eval("compare", tmp_path / "a", tmp_path / "c", "--flips", "1")
+    assert done.code == 0, done.err
+    said = done.out
     assert "chat false, true; prefix false, true; alpha 1.0, 0.5; indicator null" in said
     assert "+0.175" in said
     assert "squad_contains  1.00 -> 0.00" in said

@@ -168,7 +168,9 @@ def test_an_unknown_interval_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["png", "svg"])
 def test_the_command_draws_all_there_is(tmp_path: Path, format: str) -> None:
-    runs = report_data.write(tmp_path / "runs", checkpoints=["../m$a$", "m a", "é" * 300])
+    runs = report_data.write(
+        tmp_path / "runs", checkpoints=["../m$a$", "m a", "é" * 300], begun=True
+    )
     done = ctx_eval("plots", runs, "--output", tmp_path / "figures", "--format", format)
     assert done.code == 0, done.err
     names = {path.name for path in (tmp_path / "figures").iterdir()}
@@ -176,7 +178,7 @@ def test_the_command_draws_all_there_is(tmp_path: Path, format: str) -> None:
     assert {f"template-tax.{format}", f"gains.{format}", f"alpha-m-a-constant.{format}"} <= names
     # Two checkpoints whose names make one file name have a file each.
     assert f"alpha-m-a-constant-2.{format}" in names
-    assert len(names) == 2 + 3 + 3 * 4
+    assert len(names) == 2 + 3 + 3 * 6
     assert done.out.count("Wrote ") == len(names)
 
 
