@@ -1,0 +1,172 @@
+"""Errors and intervals of means over clusters, for arrays of any leading shape: pure numbers.
+
+**CR2.** For a mean the bias-reduced cluster-robust variance of Bell and McCaffrey ("Bias reduction
+in standard errors for linear regression with multi-stage samples", Survey Methodology 28, 2002) has
+a closed form. The hat matrix is 11'/n, so the block of a cluster of n_g documents has one
+eigenvalue that is not zero, n_g / n =: p_g, with eigenvector 1, and
+
+    V = sum over clusters of S_g^2 / (1 - p_g) / n^2,    S_g = sum of the cluster's deviations.
+
+Equal clusters make it the usual G / (G - 1) * sum of S_g^2 / n^2. Its degrees of freedom are
+Satterthwaite's for independent documents (Bell and McCaffrey; Imbens and Kolesar, "Robust standard
+errors in small samples", Review of Economics and Statistics 98, 2016; Pustejovsky and Tipton,
+"Small-sample methods for cluster-robust variance estimation", J. Business & Economic Statistics 36,
+2018). With a_g = p_g^2 / (1 - p_g) that is
+
+    1 / (sum of p_g^2 + (sum of a_g)^2 - sum of a_g^2),
+
+G - 1 for equal clusters, and less the more one of them dominates.
+
+**Scores near an end.** There a t interval fails, so bounded scores get intervals for proportions on
+an effective number of documents, n / design effect (Korn and Graubard, Survey Methodology 24, 1998;
+compared by Dean and Pagano, J. Survey Statistics and Methodology 3, 2015): Wilson's, or, where all
+scores are equal, Clopper and Pearson's on as many documents as there would be if a cluster held
+one. Paired flips get Tango's score interval (Statistics in Medicine 17, 1998) in the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+Array = np.ndarray
+_HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Which documents belong together, and what the sizes of the clusters decide.
+
+    Attributes:
+        order, starts: documents [n] sorted by cluster, and each cluster's first place there [G].
+        sizes: documents in each cluster [G].
+    """
+
+    order: Array
+    starts: Array
+    sizes: Array
+
+    @classmethod
+    def of(cls, numbers: Array) -> Clustering:
+        """From cluster numbers [n]; every number from 0 to the largest occurs."""
+        sizes = np.bincount(numbers)
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        return cls(np.argsort(numbers, kind="stable"), starts, sizes)
+
+    @property
+    def n(self) -> int:
+        """Documents."""
+        return len(self.order)
+
+    @property
+    def count(self) -> int:
+        """Clusters."""
+        return len(self.sizes)
+
+    @property
+    def freedom(self) -> float:
+        """Bell and McCaffrey's degrees of freedom; NaN with one cluster."""
+        if self.count < 2:
+            return np.nan
+        shares = self.sizes / self.n
+        parts = shares**2 / (1 - shares)
+        return float(1 / ((shares**2).sum() + parts.sum() ** 2 - (parts**2).sum()))
+
+    @property
+    def largest_effect(self) -> float:
+        """The design effect if all documents of a cluster scored alike (Kish 1965)."""
+        return float((self.sizes**2).sum() / self.n)
+
+    def sums(self, values: Array) -> Array:
+        """Sums of `values` [..., n] by cluster [..., G]."""
+        return np.add.reduceat(values[..., self.order], self.starts, axis=-1)
+
+    def squares(self, deviations: Array) -> Array:
+        """n^2 times the CR2 variance of a mean with these deviations [..., n]: [...]."""
+        if self.count < 2:
+            return np.full(deviations.shape[:-1], np.nan)
+        return (self.sums(deviations) ** 2 / (1 - self.sizes / self.n)).sum(axis=-1)
+
+    def error(self, values: Array) -> Array:
+        """CR2 standard errors of the means of `values` [..., n]: [...]; NaN with one cluster."""
+        return np.sqrt(self.squares(values - values.mean(axis=-1, keepdims=True))) / self.n
+
+    def effective(self, values: Array, unseen: float) -> Array:
+        """Independent documents that would tell as much as `values` [..., n]: [...].
+
+        n over the design effect, which is held between 1 and `largest_effect`. One document of
+        variance `unseen` in a cluster that moves as one is added, so that a few rare scores, which
+        cannot show whether they come in clusters, do not pass for independent.
+        """
+        deviations = values - values.mean(axis=-1, keepdims=True)
+        independent = (deviations**2).sum(axis=-1) + unseen
+        effect = (self.squares(deviations) + unseen * self.largest_effect) / independent
+        return self.n / np.clip(effect, 1.0, self.largest_effect)
+
+
+def wilson(share: Array, variance: Array, n: Array, quantile: float) -> tuple[Array, Array]:
+    """Wilson's interval (J. American Statistical Association 22, 1927) of means from 0 to 1.
+
+    Args:
+        share: the means [...].
+        variance: of one document [...]; for scores of 0 and 1 it is share * (1 - share). That of
+            graded scores is drawn towards it with the weight of the quantile^2 documents that
+            Wilson's interval adds, because a few graded scores do not show the rare zero.
+        n: effective documents [...].
+    """
+    added = quantile**2
+    largest = share * (1 - share)
+    variance = (n * variance + added * largest) / (n + added)
+    worth = n * np.divide(largest, variance, out=np.ones_like(variance), where=variance > 0)
+    middle = (share * worth + added / 2) / (worth + added)
+    reach = quantile * np.sqrt(worth * largest + added / 4) / (worth + added)
+    return middle - reach, middle + reach
+
+
+def clopper_pearson(share: float, n: float, level: float) -> tuple[float, float]:
+    """Clopper and Pearson's interval (Biometrika 26, 1934); neither count need be whole."""
+    outside = (1 - level) / 2
+    low = float(stats.beta.ppf(outside, share * n, (1 - share) * n + 1)) if share > 0 else 0.0
+    high = float(stats.beta.isf(outside, share * n + 1, (1 - share) * n)) if share < 1 else 1.0
+    return low, high
+
+
+def tango(
+    changes: Array, clustering: Clustering, quantile: float, largest: float = 1.0
+) -> tuple[Array, Array]:
+    """Tango's score interval of mean `changes` [..., n] on an effective number of documents.
+
+    Graded changes count as flips of their typical size, sum of squares over sum of sizes, after the
+    manner of Fay and Feuer (Statistics in Medicine 16, 1997) with one flip of the `largest` size
+    added; flips of 0 and 1 have size 1.
+    """
+    effective = clustering.effective(changes, largest**2 / 4)
+    sizes = np.abs(changes)
+    unit = ((sizes**2).sum(axis=-1) + largest**2) / (sizes.sum(axis=-1) + largest)
+    scale = effective / clustering.n / unit
+    up = np.maximum(changes, 0).sum(axis=-1) * scale
+    down = np.maximum(-changes, 0).sum(axis=-1) * scale
+    high = _tango_high(up, down, effective, quantile)
+    low = -_tango_high(down, up, effective, quantile)
+    return low * unit, high * unit
+
+
+def _tango_high(up: Array, down: Array, n: Array, quantile: float) -> Array:
+    """The largest mean change not refused, by halving; -1 to 1."""
+    refused, kept = np.ones_like(up), (up - down) / n
+    for _ in range(_HALVINGS):
+        middle = (refused + kept) / 2
+        inside = (n * middle - (up - down)) <= quantile * _tango_error(up, down, n, middle)
+        kept, refused = np.where(inside, middle, kept), np.where(inside, refused, middle)
+    return kept
+
+
+def _tango_error(up: Array, down: Array, n: Array, mean: Array) -> Array:
+    """Standard error of up - down if the mean change is `mean`, at the likeliest rate of flips."""
+    a = 2 * n
+    b = -up - down + (2 * n - up + down) * mean
+    c = -down * mean * (1 - mean)
+    rate = (np.sqrt(np.maximum(b**2 - 4 * a * c, 0)) - b) / (2 * a)
+    return np.sqrt(np.maximum(n * (2 * rate + mean * (1 - mean)), 0))
