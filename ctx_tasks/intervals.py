@@ -20,8 +20,8 @@ G - 1 for equal clusters, and less the more one of them dominates.
 **Scores near an end.** There a t interval fails, so bounded scores get intervals for proportions on
 an effective number of documents, n / design effect (Korn and Graubard, Survey Methodology 24, 1998;
 compared by Dean and Pagano, J. Survey Statistics and Methodology 3, 2015): Wilson's, or, where all
-scores are equal, Clopper and Pearson's on as many documents as there would be if a cluster held
-one. Paired flips get Tango's score interval (Statistics in Medicine 17, 1998) in the same way.
+scores are equal, Clopper and Pearson's on one document a cluster. Paired flips get Tango's score
+interval (Statistics in Medicine 17, 1998) in the same way.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ import numpy as np
 from scipy import stats
 
 Array = np.ndarray
+# Fewer than these are no sample of the clusters there might be.
+FEW_CLUSTERS = 10
 _HALVINGS = 40
 
 
@@ -96,13 +98,17 @@ class Clustering:
     def effective(self, values: Array, unseen: float) -> Array:
         """Independent documents that would tell as much as `values` [..., n]: [...].
 
-        n over the design effect, which is held between 1 and `largest_effect`. One document of
-        variance `unseen` in a cluster that moves as one is added, so that a few rare scores, which
-        cannot show whether they come in clusters, do not pass for independent.
+        n over the design effect, the CR2 variance as a multiple of that of independent documents.
+        A few rare scores cannot show whether they come in clusters, and equal ones show nothing:
+        so a document of variance `unseen` is added that moves with an average cluster, n / G
+        documents. Without it equal scores count as independent.
         """
         deviations = values - values.mean(axis=-1, keepdims=True)
         independent = (deviations**2).sum(axis=-1) + unseen
-        effect = (self.squares(deviations) + unseen * self.largest_effect) / independent
+        clustered = self.squares(deviations) + unseen * self.n / self.count
+        effect = np.divide(
+            clustered, independent, out=np.ones_like(independent), where=independent > 0
+        )
         return self.n / np.clip(effect, 1.0, self.largest_effect)
 
 
@@ -140,9 +146,12 @@ def tango(
 
     Graded changes count as flips of their typical size, sum of squares over sum of sizes, after the
     manner of Fay and Feuer (Statistics in Medicine 16, 1997) with one flip of the `largest` size
-    added; flips of 0 and 1 have size 1.
+    added; flips of 0 and 1 have size 1. With fewer than `FEW_CLUSTERS` the interval is about these
+    clusters alone (`Clustering.effective` without an unseen document): a few needles say nothing
+    about another, and an interval that allowed for it would hold every loss.
     """
-    effective = clustering.effective(changes, largest**2 / 4)
+    unseen = largest**2 / 4 if clustering.count >= FEW_CLUSTERS else 0.0
+    effective = clustering.effective(changes, unseen)
     sizes = np.abs(changes)
     unit = ((sizes**2).sum(axis=-1) + largest**2) / (sizes.sum(axis=-1) + largest)
     scale = effective / clustering.n / unit
