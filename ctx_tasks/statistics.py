@@ -164,8 +164,15 @@ def paired_difference(a: Samples, b: Samples, metric: str) -> Difference:
         raise UserError(
             f"The two results share no document with a {metric}: compare runs of the same data."
         )
+    return clustered_difference(
+        changes, clusters, has_bounds(metric, a.scores[metric], b.scores[metric])
+    )
+
+
+def has_bounds(metric: str, *scores: np.ndarray) -> bool:
+    """Whether the scores have a least and a largest value: ratings, and all from 0 to 1."""
     least, most = SCALES.get(metric, (0.0, 1.0))
-    return clustered_difference(changes, clusters, most - least)
+    return all(np.nanmin(one) >= least and np.nanmax(one) <= most for one in scores)
 
 
 def paired_changes(a: Samples, b: Samples, metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -179,7 +186,7 @@ def paired_changes(a: Samples, b: Samples, metric: str) -> tuple[np.ndarray, np.
 
 
 def clustered_difference(
-    changes: np.ndarray, clusters: np.ndarray, largest: float = 1.0
+    changes: np.ndarray, clusters: np.ndarray, bounded: bool = True
 ) -> Difference:
     """Mean of `changes` [n] in `clusters` [n] (numbers from 0), with its interval.
 
@@ -187,7 +194,8 @@ def clustered_difference(
     interval says as well, because after a few flips the t interval ends too early on the far side.
 
     Args:
-        largest: the change of a document that flips: 1 for scores from 0 to 1.
+        bounded: whether the scores have bounds; those without have the t interval alone. A
+            document that flips changes by 1, or by as much as any was seen to (ratings).
     """
     clustering = Clustering.of(clusters)
     mean, error, freedom = (
@@ -196,16 +204,15 @@ def clustered_difference(
         clustering.freedom,
     )
     counts = len(changes), clustering.count
-    if clustering.count < 2:
-        return Difference(mean, math.nan, math.nan, math.nan, *counts, math.nan)
     quantile = _quantile(freedom)
     low, high = mean - quantile * error, mean + quantile * error
-    largest = max(largest, float(np.abs(changes).max()))
-    least, most = (float(bound) for bound in tango(changes, clustering, quantile, largest))
-    low = low if low > 0 else min(low, least)
-    high = high if high < 0 else max(high, most)
-    if not changes.any():
-        error = (high - low) / 2 / _NORMAL
+    if bounded and clustering.count > 1:
+        largest = max(1.0, float(np.abs(changes).max()))
+        equal = changes.min() == changes.max()
+        least, most = (float(end) for end in tango(changes, clustering, quantile, largest))
+        low = low if low > 0 and not equal else min(low, least)
+        high = high if high < 0 and not equal else max(high, most)
+        error = (high - low) / 2 / _NORMAL if equal else error
     return Difference(mean, error, low, high, *counts, freedom)
 
 
