@@ -98,9 +98,7 @@ def _gate(
     if baseline is None and save is None:
         raise UserError("Nothing to do: give --baseline FILE to compare with, or --save FILE.")
     if baseline is not None and baseline.resolve() == results.resolve():
-        raise UserError(
-            f"{results} is the baseline itself; give the results that are to be judged."
-        )
+        raise UserError(f"{results} is the baseline itself; give the results to be judged.")
     tolerated, by_task = Margin.read(margin), _margins(margins)
     new = baselines.read(results, metric)
     code = 0

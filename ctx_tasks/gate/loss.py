@@ -7,9 +7,9 @@ Two methods, because each fails where the other holds (`tests/ctx_tasks/gate/tes
   flips ("Simple improved confidence intervals for comparing matched proportions", Statistics in
   Medicine 24, 2005): without it a few flips, or none, would look like certainty. It says whether
   there is a loss beyond the margin.
-* **Tango's score bound** (Statistics in Medicine 17, 1998) on an effective number of documents: after
-  few flips, all one way, the t bound promises too little a loss. "The loss is at most x" is the
-  larger of the two bounds.
+* **Tango's score bound** (Statistics in Medicine 17, 1998) on an effective number of documents:
+  after few flips, all one way, the t bound promises too small a loss. "The loss is at most x" is
+  the larger of the two bounds.
 """
 
 from __future__ import annotations

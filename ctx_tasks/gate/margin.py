@@ -24,7 +24,7 @@ class Margin:
         """From 0.01 or "5%".
 
         Raises:
-            UserError: neither, or negative.
+            UserError: neither, negative, or the whole score.
         """
         text = str(given).strip()
         try:
@@ -34,4 +34,6 @@ class Margin:
             value = math.nan
         if not 0 <= value < math.inf:
             raise UserError(f"margin {given!r} must be a loss such as 0.01, or a share such as 5%.")
+        if relative and value >= 1:
+            raise UserError(f"margin {given!r} tolerates every loss; give a share such as 5%.")
         return cls(value, relative)
