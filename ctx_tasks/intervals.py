@@ -112,6 +112,40 @@ class Clustering:
         return self.n / np.clip(effect, 1.0, self.largest_effect)
 
 
+def score_interval(shares: Array, clustering: Clustering, level: float) -> tuple[Array, Array]:
+    """Interval of the means of scores from 0 to 1 [..., n]: [...], [...].
+
+    Wilson's with Student's quantile; Clopper and Pearson's where all scores are equal.
+    """
+    mean = shares.mean(axis=-1)
+    # The variance of a document that is as likely 0 as 1.
+    effective = clustering.effective(shares, unseen=0.25)
+    quantile = float(stats.t.ppf((1 + level) / 2, clustering.freedom))
+    low, high = wilson(mean, shares.var(axis=-1), effective, quantile)
+    equal = shares.min(axis=-1) == shares.max(axis=-1)
+    least, most = clopper_pearson(mean, clustering.count, level)
+    return np.where(equal, least, low), np.where(equal, most, high)
+
+
+def change_interval(
+    changes: Array, clustering: Clustering, level: float, largest: float
+) -> tuple[Array, Array]:
+    """Interval of mean `changes` [..., n] of bounded scores: [...], [...].
+
+    Student's t interval says whether there is a change; how large it may be, Tango's score interval
+    says as well, because after a few flips the t interval ends too early on the far side. Where all
+    changes are equal there is nothing for t to go by.
+    """
+    quantile = float(stats.t.ppf((1 + level) / 2, clustering.freedom))
+    mean, reach = changes.mean(axis=-1), quantile * clustering.error(changes)
+    least, most = tango(changes, clustering, quantile, largest)
+    equal = changes.min(axis=-1) == changes.max(axis=-1)
+    low, high = mean - reach, mean + reach
+    low = np.where((low > 0) & ~equal, low, np.minimum(low, least))
+    high = np.where((high < 0) & ~equal, high, np.maximum(high, most))
+    return low, high
+
+
 def wilson(share: Array, variance: Array, n: Array, quantile: float) -> tuple[Array, Array]:
     """Wilson's interval (J. American Statistical Association 22, 1927) of means from 0 to 1.
 
@@ -131,11 +165,12 @@ def wilson(share: Array, variance: Array, n: Array, quantile: float) -> tuple[Ar
     return middle - reach, middle + reach
 
 
-def clopper_pearson(share: float, n: float, level: float) -> tuple[float, float]:
+def clopper_pearson(share: Array, n: float, level: float) -> tuple[Array, Array]:
     """Clopper and Pearson's interval (Biometrika 26, 1934); neither count need be whole."""
     outside = (1 - level) / 2
-    low = float(stats.beta.ppf(outside, share * n, (1 - share) * n + 1)) if share > 0 else 0.0
-    high = float(stats.beta.isf(outside, share * n + 1, (1 - share) * n)) if share < 1 else 1.0
+    hits, misses = share * n, (1 - share) * n
+    low = np.where(hits > 0, stats.beta.ppf(outside, np.maximum(hits, 1e-9), misses + 1), 0.0)
+    high = np.where(misses > 0, stats.beta.isf(outside, hits + 1, np.maximum(misses, 1e-9)), 1.0)
     return low, high
 
 

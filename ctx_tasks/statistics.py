@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from ctx_tasks.errors import UserError
-from ctx_tasks.intervals import Clustering, clopper_pearson, tango, wilson
+from ctx_tasks.intervals import Clustering, change_interval, score_interval
 from ctx_tasks.results import Samples
 
 CONFIDENCE = 0.95
@@ -96,10 +96,11 @@ def estimate(
         reach = _quantile(freedom) * error
         return Estimate(mean, error, mean - reach, mean + reach, *counts, freedom, "Student")
     least, width = bounds[0], bounds[1] - bounds[0]
-    low, high, method = _bounded((values - least) / width, clustering)
-    if values.min() == values.max():
-        error = (high - low) * width / 2 / _NORMAL
-    low, high = least + width * low, least + width * high
+    equal = values.min() == values.max()
+    ends = score_interval((values - least) / width, clustering, CONFIDENCE)
+    low, high = (least + width * float(end) for end in ends)
+    error = (high - low) / 2 / _NORMAL if equal else error
+    method = "Clopper-Pearson" if equal else "Wilson"
     return Estimate(mean, error, low, high, *counts, freedom, method)
 
 
@@ -115,17 +116,6 @@ def estimate_samples(samples: Samples, metric: str) -> Estimate:
         raise UserError(f"No document has a {metric}; run the task again.")
     clusters = cluster_numbers([samples.clusters[place] for place in known])
     return estimate(values[known], clusters, SCALES.get(metric))
-
-
-def _bounded(shares: np.ndarray, clustering: Clustering) -> tuple[float, float, str]:
-    """Interval and method for scores from 0 to 1."""
-    mean = shares.mean()
-    if shares.min() == shares.max():
-        return *clopper_pearson(float(mean), clustering.count, CONFIDENCE), "Clopper-Pearson"
-    # The variance of a document that is as likely 0 as 1.
-    effective = clustering.effective(shares, unseen=0.25)
-    low, high = wilson(mean, shares.var(), effective, _quantile(clustering.freedom))
-    return float(low), float(high), "Wilson"
 
 
 def cluster_error(values: np.ndarray, clusters: np.ndarray) -> float:
@@ -190,9 +180,6 @@ def clustered_difference(
 ) -> Difference:
     """Mean of `changes` [n] in `clusters` [n] (numbers from 0), with its interval.
 
-    Student's t interval says whether there is a difference; how large it may be, Tango's score
-    interval says as well, because after a few flips the t interval ends too early on the far side.
-
     Args:
         bounded: whether the scores have bounds; those without have the t interval alone. A
             document that flips changes by 1, or by as much as any was seen to (ratings).
@@ -204,15 +191,12 @@ def clustered_difference(
         clustering.freedom,
     )
     counts = len(changes), clustering.count
-    quantile = _quantile(freedom)
-    low, high = mean - quantile * error, mean + quantile * error
+    reach = _quantile(freedom) * error
+    low, high = mean - reach, mean + reach
     if bounded and clustering.count > 1:
         largest = max(1.0, float(np.abs(changes).max()))
-        equal = changes.min() == changes.max()
-        least, most = (float(end) for end in tango(changes, clustering, quantile, largest))
-        low = low if low > 0 and not equal else min(low, least)
-        high = high if high < 0 and not equal else max(high, most)
-        error = (high - low) / 2 / _NORMAL if equal else error
+        low, high = map(float, change_interval(changes, clustering, CONFIDENCE, largest))
+        error = (high - low) / 2 / _NORMAL if changes.min() == changes.max() else error
     return Difference(mean, error, low, high, *counts, freedom)
 
 

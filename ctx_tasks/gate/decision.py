@@ -190,10 +190,11 @@ def named(one: Measurement) -> str:
 
 def _task(name: str, baseline: Measurement, result: Measurement, margin: Margin) -> TaskVerdict:
     old, new = baseline.tasks.get(name), result.tasks.get(name)
-    if old is None or new is None:
-        which, what = ("baseline", "save one with it") if old is None else ("results", "run it too")
-        metric = old.metric if old is not None else ""
-        return TaskVerdict(name, Verdict.ERROR, f"the {which} lack this task; {what}", metric)
+    if old is None:
+        return TaskVerdict(name, Verdict.ERROR, "the baseline lacks this task; save one with it")
+    if new is None:
+        reason = "the results lack this task; run it too"
+        return TaskVerdict(name, Verdict.ERROR, reason, old.metric)
     wrong = _incomparable(old, new, baseline.arm == result.arm)
     if wrong:
         return TaskVerdict(name, Verdict.ERROR, wrong, old.metric)
