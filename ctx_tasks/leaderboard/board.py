@@ -1,6 +1,6 @@
 """The leaderboard: a row per checkpoint and arm, a column per task, what template and remedies do.
 
-Every score has a standard error, cluster-robust where samples were logged (`statistics`), otherwise
+Every score has a standard error over clusters where samples were logged (`statistics`), otherwise
 the harness's. In each column the best score is marked, and every score whose difference from it has
 a 95 % interval that holds zero counts as tied: paired where both answered the same documents, as
 independent where they did not (needle documents are measured out in each model's own tokens). These
@@ -32,8 +32,8 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.results import Run, Samples, TaskResult, read_samples
 from ctx_tasks.statistics import (
     Difference,
-    cluster_error,
-    cluster_numbers,
+    Estimate,
+    estimate_samples,
     independent_difference,
     mean_difference,
     paired_difference,
@@ -49,6 +49,7 @@ class Cell:
     Attributes:
         value, error: the task's primary metric and its standard error; NaN where there is none.
         n: documents.
+        estimate: the score's interval and its clusters; None for an average.
         best, tied: the best of its column, or not distinguishable from it.
         mark: why it is not comparable with the rest of the column (only under force), else "".
     """
@@ -56,6 +57,7 @@ class Cell:
     value: float
     error: float
     n: int
+    estimate: Estimate | None = None
     best: bool = False
     tied: bool = False
     mark: str = ""
@@ -157,15 +159,6 @@ class _Entry:
     def metric(self, column: str) -> str:
         return self.results[column][0].primary
 
-    def values(self, column: str) -> tuple[np.ndarray, Sequence[str]] | None:
-        """Scores and clusters of the documents that have a score."""
-        found = self.samples(column)
-        if found is None:
-            return None
-        scores = found.scores[self.metric(column)]
-        kept = np.flatnonzero(~np.isnan(scores))
-        return scores[kept], [found.clusters[place] for place in kept]
-
 
 def _entries(runs: Sequence[Run]) -> list[_Entry]:
     entries: dict[tuple[str, str, Arm], _Entry] = {}
@@ -224,14 +217,18 @@ def _row(
 
 
 def _cell(entry: _Entry, column: str) -> Cell:
-    result = entry.results[column][0]
+    result, samples = entry.results[column][0], entry.samples(column)
     reported = result.metrics[result.primary]
-    found = entry.values(column)
-    if found is None or not len(found[0]):
+    scored = samples is not None and not np.isnan(samples.scores[result.primary]).all()
+    if samples is None or not scored:
         error = math.nan if reported.error is None else reported.error
-        return Cell(reported.value, error, result.n)
-    values, clusters = found
-    return Cell(reported.value, cluster_error(values, cluster_numbers(clusters)), len(values))
+        unknown = (math.nan, math.nan)
+        found = Estimate(
+            reported.value, error, *unknown, result.n, result.n, max(result.n - 1, 1), "unknown"
+        )
+    else:
+        found = estimate_samples(samples, result.primary)
+    return Cell(reported.value, found.error, found.n, found)
 
 
 def _average(cells: Sequence[Cell]) -> Cell:
@@ -314,7 +311,9 @@ def _apart(
 
 
 def _unpaired(a: Cell, b: Cell) -> Difference:
-    return independent_difference((a.value, a.error, a.n), (b.value, b.error, b.n))
+    assert a.estimate is not None
+    assert b.estimate is not None
+    return independent_difference(a.estimate, b.estimate)
 
 
 # ---- what may stand side by side -----------------------------------------------------------------
