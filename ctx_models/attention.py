@@ -13,12 +13,15 @@ is reached. Two things are added to `softmax(q k^T) v`, neither of which needs a
 
 Soft-capped logits, attention sinks, sliding windows shorter than the text and prefills on top of a
 cache have no kernel that takes them; they run exactly, in blocks of query rows (`_blockwise`).
-The naive version that judges this file is `reference.py`.
+
+A mask that a model asks for is a `Marker`: it knows its own text, padding and rule of visibility,
+so no mask can change the meaning of another. A mask that is none of ours is refused.
+The naive version that judges this file is `reference.py`; `FAMILIES.md` lists the verdicts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,7 +31,11 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import (
+    AttentionMaskInterface,
+    causal_mask_function,
+    sdpa_mask,
+)
 
 from ctx_tasks.errors import UserError
 
@@ -65,6 +72,78 @@ class _Keys:
     padded: torch.Tensor | None
 
 
+@dataclass(eq=False)
+class Text:
+    """The text that one mask was made for, and which of its keys a query sees.
+
+    Args:
+        model: the model type, for messages.
+        queries: rows of the mask, the last tokens of the text.
+        total: tokens of the text, cached ones included.
+        keys, first_key: how many keys the mask has, and which token the first one is.
+        attention_mask: bool [batch, tokens], False on padding; None where nothing is padded.
+        function: transformers' rule `(batch, head, query, key) -> visible` of indices; None where
+            every query sees all keys up to its own.
+        explicit: whether the marker holds the rule's result instead of its query indices.
+    """
+
+    model: str
+    queries: int
+    total: int
+    keys: int
+    first_key: int
+    attention_mask: torch.Tensor | None
+    function: Callable[..., Any] | None
+    explicit: bool = False
+    row: torch.Tensor | None = None  # what the one query of a decode step sees, for all layers
+    flags: dict[tuple[int, torch.device], _Keys] = field(default_factory=dict)
+
+
+# What code between a mask and the attention may do with it: look at it, move it, take rows of it.
+_LOOKS = {torch.Tensor.size, torch.Tensor.dim, torch.Tensor.__repr__, torch.Tensor.__len__}
+_KEEPS = {torch.Tensor.__getitem__, torch.Tensor.to}
+
+
+class Marker(torch.Tensor):
+    """A mask by its rule, [batch, 1, queries, keys]: each entry is the index of its query token.
+
+    Rows may be sliced away (Gemma-4 does) and still know where they stand. What a model computes
+    from it is meaningless, so every other use of it raises UserError.
+    """
+
+    text: Text
+
+    @classmethod
+    def of(cls, content: torch.Tensor, text: Text) -> Marker:
+        """`content` as a marker of `text`."""
+        marker = content.as_subclass(cls)
+        marker.text = text
+        return marker
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run what leaves the marker a marker; refuse the rest."""
+        with torch._C.DisableTorchFunctionSubclass():
+            if func in _LOOKS or func.__name__ == "__get__":
+                return func(*args, **(kwargs or {}))
+            result = func(*args, **(kwargs or {})) if func in _KEEPS else None
+        if result is None or result.dtype != args[0].dtype:
+            raise unreachable(
+                args[0].text.model if isinstance(args[0], cls) else "this model",
+                f"it computes with its attention mask ({func.__name__}) before it attends",
+            )
+        return cls.of(result, args[0].text)
+
+    def last_rows(self, count: int) -> Marker:
+        """The marker of the last `count` queries."""
+        return Marker.of(self.plain[:, :, -count:], self.text)
+
+    @property
+    def plain(self) -> torch.Tensor:
+        """The entries as an ordinary tensor."""
+        return self.as_subclass(torch.Tensor)
+
+
 class Control:
     """What the attention function does to one model while it is controlled.
 
@@ -90,9 +169,6 @@ class Control:
         self.bias_generated = bias_generated
         self.mass: MassRequest | None = None
         self.paths: set[str] = set()
-        self._total: int | None = None
-        self._padding: torch.Tensor | None = None
-        self._cached: dict[tuple[int, int, torch.device], _Keys] = {}
 
     def bias(self, layer: int, device: torch.device) -> torch.Tensor | None:
         """The bias of a layer, float32 [1, heads or 1, 1, 1], copied to `device` once."""
@@ -101,54 +177,49 @@ class Control:
         self._biases[layer] = self._biases[layer].to(device, torch.float32)
         return self._biases[layer].view(1, -1, 1, 1)
 
-    def start_forward(self, total: int, past: int, padding_mask: torch.Tensor | None) -> None:
-        """Note the sequence length of the forward pass that begins (cached tokens included)."""
+    def keys(self, text: Text, batch: int, device: torch.device) -> _Keys:
+        """Flags of the keys of a mask (a sliding cache holds the last ones only)."""
+        if (batch, device) not in text.flags:
+            self._check(text)
+            shown = slice(text.first_key, text.first_key + text.keys)
+            text.flags[batch, device] = _Keys(
+                self._outside(text, batch, shown, device), _padded(text, shown, device)
+            )
+        return text.flags[batch, device]
+
+    def _check(self, text: Text) -> None:
         prompt = 0 if self.user_mask is None else self.user_mask.shape[1]
-        if past == 0 and total < prompt:
+        if text.total < prompt:
             raise UserError(
-                f"user_mask has {prompt} tokens but the model got {total}; "
+                f"user_mask has {prompt} tokens but the model got {text.total}; "
                 "pass a mask aligned with input_ids, padding included."
             )
-        if padding_mask is not None and padding_mask.shape[1] != total:
+        if text.attention_mask is not None and text.attention_mask.shape[1] != text.total:
             raise UserError(
-                f"attention_mask has {padding_mask.shape[1]} columns for {total} tokens (prompt "
-                "tuning or a static cache?); steering needs one column a token."
+                f"attention_mask has {text.attention_mask.shape[1]} columns for {text.total} "
+                "tokens (prompt tuning?); steering needs one column a token."
             )
-        self._total = total
-        self._padding = None if padding_mask is None or padding_mask.all() else ~padding_mask
-        self._cached = {}
 
-    def keys(self, batch: int, count: int, device: torch.device) -> _Keys:
-        """Flags of the last `count` keys (a sliding cache holds no earlier ones)."""
-        if self._total is None:
-            raise UserError(
-                "The model was called with a 4-dimensional attention_mask (or makes its own mask); "
-                "pass the 2-dimensional one [batch, tokens] when steering or measuring attention."
-            )
-        if (batch, count, device) not in self._cached:
-            self._cached[batch, count, device] = _Keys(
-                self._outside(batch, count, device), self._padded(count, device)
-            )
-        return self._cached[batch, count, device]
-
-    def _outside(self, batch: int, count: int, device: torch.device) -> torch.Tensor | None:
+    def _outside(
+        self, text: Text, batch: int, shown: slice, device: torch.device
+    ) -> torch.Tensor | None:
         if self.user_mask is None:
             return None
-        assert self._total is not None
         prompts, prompt = self.user_mask.shape
         if batch % prompts:
             raise UserError(
                 f"user_mask has {prompts} rows but the batch has {batch}; pass one row a prompt "
                 "(beams and return sequences are repeated from it)."
             )
-        generated = self.user_mask.new_full((prompts, self._total - prompt), self.bias_generated)
-        outside = torch.cat([~self.user_mask, generated], dim=1).repeat_interleave(
-            batch // prompts, dim=0
-        )
-        return outside[:, self._total - count :].to(device)
+        generated = self.user_mask.new_full((prompts, text.total - prompt), self.bias_generated)
+        outside = torch.cat([~self.user_mask, generated], dim=1)
+        return outside.repeat_interleave(batch // prompts, dim=0)[:, shown].to(device)
 
-    def _padded(self, count: int, device: torch.device) -> torch.Tensor | None:
-        return None if self._padding is None else self._padding[:, -count:].to(device)
+
+def _padded(text: Text, shown: slice, device: torch.device) -> torch.Tensor | None:
+    if text.attention_mask is None or text.attention_mask.all():
+        return None
+    return ~text.attention_mask[:, shown].to(device)
 
 
 # The control of each controlled model, by the identity of the configs its attention modules hold.
@@ -202,10 +273,15 @@ def require_softmax_attention(model: PreTrainedModel) -> None:
     elif any(part.is_prompt_learning for part in getattr(model, "peft_config", {}).values()):
         reason = "its adapter prepends virtual tokens (prompt learning)"
     if reason:
-        raise UserError(
-            f"Attention of {type(model).__name__} ({config.model_type}) cannot be steered or "
-            f"measured because {reason}; use alpha=1 or a decoder whose layers all have attention."
-        )
+        raise unreachable(f"{type(model).__name__} ({config.model_type})", reason)
+
+
+def unreachable(model: str, reason: str) -> UserError:
+    """The refusal of a model by name."""
+    return UserError(
+        f"Attention of {model} cannot be steered or measured because {reason}; use alpha=1 or a "
+        "decoder whose layers all have attention."
+    )
 
 
 def ctx_mask(
@@ -214,44 +290,52 @@ def ctx_mask(
     kv_length: int,
     q_offset: int = 0,
     kv_offset: int = 0,
+    mask_function: Callable[..., Any] = causal_mask_function,
     attention_mask: torch.Tensor | None = None,
     local_size: int | None = None,
     allow_is_causal_skip: bool = True,
-    config: Any = None,
-    **kwargs: Any,
-) -> torch.Tensor | None:
-    """Tell the control how long the text is; build a mask only where keys cannot say it all.
-
-    Returns:
-        None for causal attention; bool [1, 1, 1, keys] for a causal sliding window shorter than
-        the text, which `ctx_attention` applies block by block; otherwise transformers' own bool
-        [batch, 1, queries, keys].
-    """
-    control = _CONTROLS[id(config)]
+    use_vmap: bool = False,
+    device: torch.device | str = "cpu",
+    *,
+    config: PreTrainedConfig,
+    **_: Any,
+) -> Marker:
+    """The marker of a mask that a model asks transformers for; arguments as `sdpa_mask`'s."""
     total = int(q_offset) + q_length
     if kv_offset + kv_length > total:
         raise UserError(
             "cache_implementation='static' cannot be steered: its keys outnumber the tokens; "
             "use the default dynamic cache."
         )
-    control.start_forward(total, int(q_offset), attention_mask)
-    causal = allow_is_causal_skip and q_length in (1, kv_length)
-    if causal and (local_size is None or kv_length <= local_size):
-        return None
-    chunked = "chunked_attention" in (getattr(config, "layer_types", None) or [])
-    if causal and q_length == kv_length and not chunked:
-        return torch.ones(1, 1, 1, kv_length, dtype=torch.bool, device=kwargs.get("device"))
-    return sdpa_mask(
-        batch_size=batch_size,
-        q_length=q_length,
-        kv_length=kv_length,
-        q_offset=q_offset,
-        kv_offset=kv_offset,
-        attention_mask=attention_mask,
-        local_size=local_size,
-        allow_is_causal_skip=False,
-        **kwargs,
+    # A window or chunk that the whole text fits in hides nothing.
+    fits = local_size is None or kv_offset + kv_length <= local_size
+    text = Text(
+        config.model_type,
+        q_length,
+        total,
+        kv_length,
+        int(kv_offset),
+        attention_mask,
+        None if allow_is_causal_skip and fits else mask_function,
+        explicit=use_vmap,
     )
+    if use_vmap:  # overlays that need not be functions of indices
+        content = sdpa_mask(
+            batch_size=batch_size,
+            q_length=q_length,
+            kv_length=kv_length,
+            q_offset=q_offset,
+            kv_offset=kv_offset,
+            mask_function=mask_function,
+            allow_is_causal_skip=False,
+            use_vmap=True,
+            device=device,
+        )
+        assert content is not None
+    else:
+        rows = torch.arange(total - q_length, total, device=device)
+        content = rows[:, None].expand(batch_size, 1, q_length, kv_length)
+    return Marker.of(content, text)
 
 
 def ctx_attention(
@@ -262,7 +346,6 @@ def ctx_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
-    sliding_window: int | None = None,
     s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -270,24 +353,29 @@ def ctx_attention(
 
     Args:
         query: [batch, heads, queries, width]; key: [batch, key heads, keys, width];
-        value: [batch, key heads, keys, value width]; scaling: defaults to width ** -0.5;
-        softcap: logits become `softcap * tanh(logits / softcap)`; s_aux: sink logits [heads].
+        value: [batch, key heads, keys, value width]; attention_mask: a `Marker`;
+        scaling: defaults to width ** -0.5; softcap: logits become
+            `softcap * tanh(logits / softcap)`; s_aux: sink logits [heads].
 
     Returns:
         [batch, queries, heads, value width], and None in place of the weights.
+
+    Raises:
+        UserError: a mask or a term of the logits that steering does not know.
     """
     control = _CONTROLS[id(module.config)]
     layer: int = module.layer_idx  # type: ignore[assignment]
+    _refuse_foreign_terms(module.config, kwargs)
+    marker = _own_mask(module.config, attention_mask, query.shape[2], key.shape[2])
     call = _Call(
         query,
         key,
         value,
-        control.keys(query.shape[0], key.shape[2], query.device),
+        control.keys(marker.text, query.shape[0], query.device),
         control.bias(layer, query.device),
-        attention_mask,
+        marker,
         query.shape[-1] ** -0.5 if scaling is None else scaling,
         softcap,
-        sliding_window,
         s_aux,
     )
     if control.mass is not None and layer in control.mass.layers:
@@ -295,6 +383,33 @@ def ctx_attention(
     else:
         output = _run(call, control.paths)
     return output.transpose(1, 2).contiguous(), None
+
+
+# Arguments by which a few families change logits or visible keys beside the mask.
+_FOREIGN_TERMS = ("position_bias", "indices", "block_indices", "sinks")
+
+
+def _refuse_foreign_terms(config: Any, arguments: dict[str, Any]) -> None:
+    for name in _FOREIGN_TERMS:
+        if arguments.get(name) is not None:
+            raise unreachable(config.model_type, f"it takes {name}, a term unknown here")
+
+
+def _own_mask(config: Any, mask: torch.Tensor | None, queries: int, keys: int) -> Marker:
+    """`mask`, if it is a marker of these queries and keys."""
+    if not isinstance(mask, Marker):
+        raise UserError(
+            f"{config.model_type} was called with a 4-dimensional attention_mask (or makes its own "
+            "mask); pass the 2-dimensional one [batch, tokens] when steering or measuring "
+            "attention."
+        )
+    if mask.shape[2:] != (queries, keys) or mask.text.keys != keys:
+        raise unreachable(
+            config.model_type,
+            f"it attends from {queries} to {keys} tokens under a mask for {mask.text.queries} and "
+            f"{mask.text.keys}",
+        )
+    return mask
 
 
 @dataclass
@@ -306,10 +421,9 @@ class _Call:
     value: torch.Tensor
     keys: _Keys
     bias: torch.Tensor | None
-    mask: torch.Tensor | None
+    mask: Marker
     scaling: float
     softcap: float | None
-    window: int | None
     sinks: torch.Tensor | None
 
     @property
@@ -317,12 +431,17 @@ class _Call:
         """Query heads for each key head."""
         return self.query.shape[1] // self.key.shape[1]
 
+    @property
+    def causal(self) -> bool:
+        """Whether each query sees all keys up to its own, and the last query is the last token."""
+        return self.mask.text.function is None and self.mask.shape[2] == self.mask.text.queries
+
 
 def _run(call: _Call, paths: set[str]) -> torch.Tensor:
     """The attention output [batch, heads, queries, value width], by the fastest exact path."""
     queries, keys = call.query.shape[2], call.key.shape[2]
     width = _extended_width(call)
-    if call.softcap or call.sinks is not None or (call.mask is not None and queries > 1):
+    if call.softcap or call.sinks is not None or (queries > 1 and not call.causal):
         path, function = "blockwise", _blockwise
     elif queries == 1:
         path, function = "decode", _decode
@@ -356,7 +475,7 @@ class _Groups(torch.nn.Module):
 
 def _decode(call: _Call) -> torch.Tensor:
     """One query row: bias and padding are a mask row [batch, 1 or heads, 1, keys]."""
-    return _sdpa(call, _additive(call, call.mask))
+    return _sdpa(call, _additive(call, _visible_row(call)))
 
 
 def _additive(call: _Call, mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -496,22 +615,26 @@ def _block(call: _Call, start: int, stop: int) -> torch.Tensor:
 
 def _visible(call: _Call, start: int, stop: int) -> torch.Tensor:
     """Which keys the query rows start..stop may see: bool [batch or 1, 1, rows, keys]."""
-    if call.mask is not None and call.mask.shape[2] > 1:
-        return call.mask[:, :, start:stop]
-    keys, queries = call.key.shape[2], call.query.shape[2]
-    device = call.query.device
-    # Query row i is the token at key position keys - queries + i.
-    rows = torch.arange(start, stop, device=device)[:, None] + keys - queries
-    columns = torch.arange(keys, device=device)[None, :]
-    visible = columns <= rows
-    if call.mask is not None:
-        if call.window is None:
-            raise UserError(
-                "This model hides keys beyond a sliding window that its attention does not name; "
-                "use prompts shorter than the window or alpha=1."
-            )
-        visible &= columns > rows - call.window
-    return visible[None, None]
+    text, content = call.mask.text, call.mask.plain
+    if text.explicit:
+        return content[:, :, start:stop]
+    rows = content[0, 0, start:stop, 0, None]
+    columns = text.first_key + torch.arange(text.keys, device=rows.device)
+    visible: Callable[..., Any] = text.function or causal_mask_function
+    batch = torch.arange(content.shape[0], device=rows.device)[:, None, None, None]
+    return visible(batch, batch.new_zeros(()), rows, columns).view(-1, 1, stop - start, text.keys)
+
+
+def _visible_row(call: _Call) -> torch.Tensor | None:
+    """What a single query sees, None for everything; one computation serves all layers."""
+    text = call.mask.text
+    if call.causal:
+        return None
+    if text.queries > 1:
+        return _visible(call, 0, 1)
+    if text.row is None or text.row.device != call.query.device:
+        text.row = _visible(call, 0, 1).to(call.query.device)
+    return text.row
 
 
 def _softmax(logits: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
@@ -535,6 +658,7 @@ def _measure(call: _Call, request: MassRequest, layer: int) -> torch.Tensor:
     measured.query, measured.key = call.query.float(), call.key.float()
     if request.last_tokens is not None:
         measured.query = measured.query[:, :, -request.last_tokens :]
+        measured.mask = call.mask.last_rows(request.last_tokens)
         measured.value = columns
         request.found[layer] = _blockwise(measured)
         output = None
