@@ -128,8 +128,9 @@ class Marker(torch.Tensor):
                 return func(*args, **(kwargs or {}))
             result = func(*args, **(kwargs or {})) if func in _KEEPS else None
         if result is None or result.dtype != args[0].dtype:
+            marker = next(part for part in args if isinstance(part, cls))
             raise unreachable(
-                args[0].text.model if isinstance(args[0], cls) else "this model",
+                marker.text.model,
                 f"it computes with its attention mask ({func.__name__}) before it attends",
             )
         return cls.of(result, args[0].text)
@@ -403,6 +404,8 @@ def _own_mask(config: Any, mask: torch.Tensor | None, queries: int, keys: int) -
             "mask); pass the 2-dimensional one [batch, tokens] when steering or measuring "
             "attention."
         )
+    if mask.text.function is None and mask.text.first_key:
+        raise unreachable(config.model_type, "its cache drops tokens that its mask shows")
     if mask.shape[2:] != (queries, keys) or mask.text.keys != keys:
         raise unreachable(
             config.model_type,

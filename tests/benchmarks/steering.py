@@ -132,7 +132,7 @@ def measure(model: PreTrainedModel, arm: str) -> tuple[float, float]:
 
 def extra_memory(arm: str) -> float:
     """MiB that prefill and decode add to the resident set (or to CUDA's peak), in a new process."""
-    command = [sys.executable, __file__, "--memory-of", arm]
+    command = [sys.executable, "-m", "tests.benchmarks.steering", "--memory-of", arm]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
