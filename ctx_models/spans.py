@@ -136,7 +136,7 @@ class _Piece(NamedTuple):
 # What a template may cut away or look for in content, left outside the marks. Tried in this order
 # until the marked render equals the plain one; the earlier, the less is left to recognise by
 # comparison. The first two suit a whole role, since templates trim by role; the others (think tags,
-# a tag at the start or the end) only the texts that need them.
+# a tag at the start or the end, a switch of thinking) only the texts that need them.
 # Runs of spaces are entered at their start only: from every position it would take n * n steps.
 _ROLE_GAPS = (None, r"\A\s+|(?<!\s)\s+\Z")
 _TEXT_GAPS = (
@@ -144,6 +144,7 @@ _TEXT_GAPS = (
     r"\A\s+|(?<!\s)\s+\Z|</?think>",
     r"\A\s+|(?:(?<!\s)\s+)?</?think>\s*|(?<!\s)\s+\Z",
     r"\A\s*(?:<\w+>\s*)?|(?:(?<!\s)\s+)?(?:</\w+>\s*)?\Z",
+    r"\A\s+|(?:(?<!\s)\s+)?(?<!<)/(?:no_)?think\b\s*|(?<!\s)\s+\Z",
 )
 _Gaps = Mapping[_Field, "str | None"]
 
@@ -162,13 +163,15 @@ def render(
 
     `messages` have `role` user, assistant, system or developer (counted as system) and `content`, a
     string or a list of text parts; other keys (reasoning, tool calls) reach the template and count
-    as template. With `continue_final_message` the last message is an open response prefix. With
-    `indicator`, ` [IND]` is appended to the last, or every, user turn and counts as user text.
+    as template, and so do messages of the role tool. With `continue_final_message` the last message
+    is an open response prefix. With `indicator`, ` [IND]` is appended to the last, or every, user
+    turn and counts as user text.
     `template_args` are further variables of the template. Whitespace at the edge of content that a
     template rewrites (trims and writes anew) counts as template.
 
-    Raises UserError: no template, a template that refuses the conversation (the jinja error is its
-    `__cause__`), content that is not text, or a template that rewrites content beyond recognition.
+    Raises UserError: no messages, no template, a template that refuses the conversation (the jinja
+    error is its `__cause__`), content that is not text, or a template that drops the user's content
+    or rewrites content beyond recognition.
     """
     _require_template(tokenizer)
     fields = _fields(messages, indicator, indicator_turns)
@@ -180,12 +183,17 @@ def render(
         **(template_args or {}),
     )
     attempt = functools.partial(_attempt, draw, messages, fields, indicator)
-    rendered = _search(attempt, fields)
+    try:
+        rendered = _search(attempt, fields)
+    except _Rewritten:
+        _require_same(draw, [dict(message) for message in messages])
+        raise
     if indicator and not rendered.indicators:
         raise UserError(
             f"the chat template drops the indicator {indicator!r} from the user turn: use another "
             "template or run without the indicator."
         )
+    _require_user(rendered, fields)
     return rendered
 
 
@@ -214,8 +222,31 @@ def _require_template(tokenizer: Any) -> None:
         )
 
 
+def _require_same(draw: Callable[[list[dict[str, Any]]], str], messages: Any) -> None:
+    if draw(messages) != draw(messages):
+        raise UserError(
+            "the chat template writes another text each time, as with a clock (strftime_now) of "
+            "fractions of a second, so its content cannot be found by comparison: take that out of "
+            "the template."
+        )
+
+
+def _require_user(rendered: Rendered, fields: Sequence[_Field]) -> None:
+    said = [field for field in fields if field.role == "user" and field.text.strip()]
+    if said and all(span.segment is not Segment.USER for span in rendered.spans):
+        form = (
+            'a list of {"type": "text", "text": ...} parts' if said[0].part is None else "strings"
+        )
+        raise UserError(
+            f"the chat template writes nothing of the user's content, {said[0].text[:40]!r}: "
+            f"perhaps it reads {form} only, so give the content so, or use another template."
+        )
+
+
 def _fields(messages: Sequence[Message], indicator: str | None, turns: Turns) -> list[_Field]:
     """Every text of the conversation, in order; the last one of an indicated turn is flagged."""
+    if not messages:
+        raise UserError('there are no messages: give at least one {"role": ..., "content": ...}.')
     indicated = set(indicator_turns(messages, turns)) if indicator else set()
     fields: list[_Field] = []
     for index, message in enumerate(messages):
@@ -228,9 +259,11 @@ def _fields(messages: Sequence[Message], indicator: str | None, turns: Turns) ->
 
 def _texts(index: int, message: Message) -> Iterator[tuple[int | None, str]]:
     role, content = message.get("role"), message.get("content")
+    if role == "tool" or (content is None and message.get("tool_calls")):
+        return
     if role not in _SEGMENT_OF_ROLE:
         raise UserError(
-            f"message {index} has the role {role!r}: use {', '.join(_SEGMENT_OF_ROLE)}."
+            f"message {index} has the role {role!r}: use {', '.join(_SEGMENT_OF_ROLE)}, tool."
         )
     if isinstance(content, str):
         yield None, content
@@ -268,6 +301,17 @@ def _draw(tokenizer: Any, messages: list[dict[str, Any]], **arguments: Any) -> s
 _Attempt = Callable[[_Gaps], "Rendered | None"]
 
 
+class _Rewritten(UserError):
+    """A template that changes content beyond recognition, or seems to."""
+
+    def __init__(self, roles: str) -> None:
+        super().__init__(
+            f"the chat template rewrites the {roles} content, so its tokens cannot be told from "
+            "the template's: use a template that writes content as it is, or run without "
+            "--apply_chat_template."
+        )
+
+
 def _search(attempt: _Attempt, fields: Sequence[_Field]) -> Rendered:
     """The first choice of gaps under which the marks change nothing, role by role."""
     whole = attempt(dict.fromkeys(fields))
@@ -278,31 +322,36 @@ def _search(attempt: _Attempt, fields: Sequence[_Field]) -> Rendered:
         chosen |= _role_gaps(attempt, [field for field in fields if field.role == role])
     rendered = attempt(chosen)
     if rendered is None:
-        raise _rewritten(" and ".join(dict.fromkeys(field.role for field in fields)))
+        raise _Rewritten(" and ".join(dict.fromkeys(field.role for field in fields)))
     return rendered
 
 
 def _role_gaps(attempt: _Attempt, fields: Sequence[_Field]) -> dict[_Field, str | None]:
-    """Gaps for the texts of one role, the others unmarked: one for all, or one for each."""
+    """Gaps for the texts of one role, the others unmarked: one for all, or one for each kind."""
     for gap in _ROLE_GAPS:
         if attempt(dict.fromkeys(fields, gap)) is not None:
             return dict.fromkeys(fields, gap)
-    return {field: _text_gap(attempt, field) for field in fields}
+    kinds: dict[tuple[bool, ...], list[_Field]] = {}
+    for field in fields:
+        # Templates often treat the last turn otherwise.
+        kind = (field is fields[-1], *(bool(_matches(gap, field.text)) for gap in _TEXT_GAPS))
+        kinds.setdefault(kind, []).append(field)
+    gaps = [_text_gaps(attempt, alike) for alike in kinds.values()]
+    return {field: gap for found in gaps for field, gap in found.items()}
 
 
-def _text_gap(attempt: _Attempt, field: _Field) -> str | None:
+def _text_gaps(attempt: _Attempt, fields: Sequence[_Field]) -> dict[_Field, str | None]:
+    """The first gap that suits texts which look alike; for each half, where none suits all.
+
+    A conversation of many turns takes as many renderings as one of few.
+    """
     for gap in _TEXT_GAPS:
-        if attempt({field: gap}) is not None:
-            return gap
-    raise _rewritten(field.role)
-
-
-def _rewritten(role: str) -> UserError:
-    return UserError(
-        f"the chat template rewrites the {role} content, so its tokens cannot be told from the "
-        "template's: use a template that writes content as it is, or run without "
-        "--apply_chat_template."
-    )
+        if attempt(dict.fromkeys(fields, gap)) is not None:
+            return dict.fromkeys(fields, gap)
+    if len(fields) == 1:
+        raise _Rewritten(fields[0].role)
+    middle = len(fields) // 2
+    return {**_text_gaps(attempt, fields[:middle]), **_text_gaps(attempt, fields[middle:])}
 
 
 def _attempt(
@@ -373,7 +422,7 @@ class _Marks:
             return ""
         opening, closing = next(self._free, ""), next(self._free, "")
         if not closing:
-            raise _rewritten(field.role)
+            raise _Rewritten(field.role)
         self._opens[opening] = self._closes[closing] = _Piece(field, start, end)
         return opening + text[start:end] + closing
 
