@@ -182,12 +182,7 @@ def render(
         continue_final_message=continue_final_message,
         **(template_args or {}),
     )
-    attempt = functools.partial(_attempt, draw, messages, fields, indicator)
-    try:
-        rendered = _search(attempt, fields)
-    except _Rewritten:
-        _require_same(draw, [dict(message) for message in messages])
-        raise
+    rendered = _found(draw, messages, fields, indicator or "")
     if indicator and not rendered.indicators:
         raise UserError(
             f"the chat template drops the indicator {indicator!r} from the user turn: use another "
@@ -219,15 +214,6 @@ def _require_template(tokenizer: Any) -> None:
         raise UserError(
             f"the tokenizer {getattr(tokenizer, 'name_or_path', '')!r} has no chat template: run "
             "without --apply_chat_template, or set tokenizer.chat_template to one."
-        )
-
-
-def _require_same(draw: Callable[[list[dict[str, Any]]], str], messages: Any) -> None:
-    if draw(messages) != draw(messages):
-        raise UserError(
-            "the chat template writes another text each time, as with a clock (strftime_now) of "
-            "fractions of a second, so its content cannot be found by comparison: take that out of "
-            "the template."
         )
 
 
@@ -298,6 +284,7 @@ def _draw(tokenizer: Any, messages: list[dict[str, Any]], **arguments: Any) -> s
         ) from error
 
 
+_Draw = Callable[[list[dict[str, Any]]], str]
 _Attempt = Callable[[_Gaps], "Rendered | None"]
 
 
@@ -310,6 +297,30 @@ class _Rewritten(UserError):
             "the template's: use a template that writes content as it is, or run without "
             "--apply_chat_template."
         )
+
+
+def _found(
+    draw: _Draw, messages: Sequence[Message], fields: Sequence[_Field], indicator: str
+) -> Rendered:
+    """The rendering with its content; once more where the template's clock has moved meanwhile."""
+    write = functools.partial(_plain, indicator=indicator)
+    for _ in range(2):
+        plain = draw(_filled(messages, fields, write))
+        attempt = functools.partial(_attempt, draw, messages, fields, indicator, plain)
+        try:
+            return _search(attempt, fields)
+        except _Rewritten:
+            if draw(_filled(messages, fields, write)) == plain:
+                raise
+    raise UserError(
+        "the chat template writes another text each time, as with a clock (strftime_now) of "
+        "fractions of a second, so its content cannot be found by comparison: take that out of "
+        "the template."
+    )
+
+
+def _plain(field: _Field, indicator: str) -> str:
+    return append_indicator(field.text, indicator) if field.indicated else field.text
 
 
 def _search(attempt: _Attempt, fields: Sequence[_Field]) -> Rendered:
@@ -355,18 +366,15 @@ def _text_gaps(attempt: _Attempt, fields: Sequence[_Field]) -> dict[_Field, str 
 
 
 def _attempt(
-    draw: Callable[[list[dict[str, Any]]], str],
+    draw: _Draw,
     messages: Sequence[Message],
     fields: Sequence[_Field],
-    indicator: str | None,
+    indicator: str,
+    plain: str,
     gaps: _Gaps,
 ) -> Rendered | None:
-    """Render plainly and with marks on the texts in `gaps`; None where the two texts differ.
-
-    The plain render is repeated with every attempt: templates may print the time.
-    """
-    marks = _Marks(fields, indicator or "")
-    plain = draw(_filled(messages, fields, marks.plain))
+    """Render with marks on the texts in `gaps`; None where that changes more than the marks."""
+    marks = _Marks(fields, indicator)
     try:
         marked = draw(_filled(messages, fields, lambda field: marks.frame(field, gaps)))
     except UserError:
@@ -401,13 +409,10 @@ class _Marks:
         self._opens: dict[str, _Piece] = {}
         self._closes: dict[str, _Piece] = {}
 
-    def plain(self, field: _Field) -> str:
-        return append_indicator(field.text, self._indicator) if field.indicated else field.text
-
     def frame(self, field: _Field, gaps: _Gaps) -> str:
         """The field with every stretch between gaps in marks of its own."""
         if field not in gaps:
-            return self.plain(field)
+            return _plain(field, self._indicator)
         # One character for the indicator, so that no gap pattern can match in or before it.
         token = self._indicator_open
         text = append_indicator(field.text, token) if field.indicated else field.text
@@ -428,13 +433,13 @@ class _Marks:
 
     def read(self, marked: str) -> Rendered | None:
         """Take the marks out; None where a pair of marks is torn or two pairs overlap."""
-        indicator_marks = self._indicator_open + self._indicator_close
-        marks = re.compile(f"[{indicator_marks}{''.join(self._opens)}{''.join(self._closes)}]")
+        marks = {self._indicator_open, self._indicator_close, *self._opens, *self._closes}
+        places = [match for match in PRIVATE_USE.finditer(marked) if match.group() in marks]
         found: list[tuple[_Piece, int, int]] = []
         indicators: list[tuple[int, int]] = []
         current: _Piece | None = None
         start = indicator_start = 0
-        for seen, match in enumerate(marks.finditer(marked)):
+        for seen, match in enumerate(places):
             char, position = match.group(), match.start() - seen
             if char == self._indicator_open:
                 indicator_start = position
@@ -449,7 +454,7 @@ class _Marks:
                 return None
         if current is not None:
             return None
-        text = marks.sub("", marked)
+        text = marked.translate(dict.fromkeys(map(ord, marks)))
         return Rendered(text, tuple(_joined(text, found)), tuple(indicators))
 
 

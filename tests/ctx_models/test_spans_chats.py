@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any
 
 import pytest
@@ -129,9 +130,17 @@ def test_merges_cannot_make_a_control_token_of_typed_text() -> None:
     assert tok.convert_ids_to_tokens(segmented.input_ids) == ["a", "</s", ">", "b", "</s>"]
 
 
-def test_rendering_takes_as_many_draws_for_many_turns_as_for_few() -> None:
-    """Thoughts that a template cuts in all answers but the last, as Qwen3's."""
+def thoughtful(turns: int) -> list[dict[str, Any]]:
+    """Questions, and answers with thoughts that a template like Qwen3's cuts but for the last."""
+    talk = []
+    for turn in range(turns):
+        thought = f"<think>\na\n</think>\n\nanswer {turn}"
+        talk += [{"role": "user", "content": f"question {turn}"}]
+        talk += [{"role": "assistant", "content": thought}]
+    return [*talk, HI]
 
+
+def test_many_turns_are_rendered_as_often_as_few() -> None:
     def draws(turns: int) -> int:
         tok, count = tokenizer("thinking"), itertools.count(1)
         plain = tok.apply_chat_template
@@ -141,13 +150,19 @@ def test_rendering_takes_as_many_draws_for_many_turns_as_for_few() -> None:
             return plain(*args, **kwargs)
 
         tok.apply_chat_template = counted
-        talk = []
-        for turn in range(turns):
-            thought = f"<think>\na\n</think>\n\nanswer {turn}"
-            talk += [{"role": "user", "content": f"question {turn}"}]
-            talk += [{"role": "assistant", "content": thought}]
-        rendered = render(tok, [*talk, HI])
-        assert len(rendered.spans) == 2 * turns + 1
+        assert len(render(tok, thoughtful(turns)).spans) == 2 * turns + 1
         return next(count)
 
-    assert draws(64) == draws(8)
+    assert draws(64) == draws(8) < 24
+
+
+def test_time_grows_with_the_turns_and_not_with_their_square() -> None:
+    tok = tokenizer("thinking")
+
+    def processor_seconds(turns: int) -> float:
+        start = time.process_time()
+        render(tok, thoughtful(turns))
+        return time.process_time() - start
+
+    processor_seconds(4)
+    assert processor_seconds(400) < 8 * processor_seconds(100)
