@@ -291,8 +291,8 @@ class CtxLM(HFLM):
             heads=settings.heads,
         ):
             yield
-            control = attention.active_control(self.model)
-            self._paths |= control.paths if control else set()
+            intervention = attention.active_intervention(self.model)
+            self._paths |= intervention.paths if intervention else set()
 
     # ---- log-likelihoods -----------------------------------------------------------------------
 

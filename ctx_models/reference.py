@@ -1,4 +1,4 @@
-"""Attention steering and segment mass in ten naive lines: the judge of `attention.py`.
+"""Attention steering and segment mass in ten naive lines: the judge of `attention/`.
 
 The full T x T matrix, eq. 1 as it is printed (multiply, then renormalise), in whatever dtype the
 inputs have; tests use float64.

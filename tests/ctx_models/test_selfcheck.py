@@ -6,15 +6,13 @@ import pytest
 import torch
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from ctx_models import attention
-from ctx_models.cli import register_model
+from ctx_models.attention import active_intervention, intervention, paths
 from ctx_models.lm import CtxLM
 from ctx_models.selfcheck import SelfCheck
 from ctx_tasks.errors import UserError
 from tests import tiny
 from tests.ctx_models.test_steering import GEMMA4, LLAMA4
 
-register_model()
 FAMILIES = {
     "llama": {},
     "mistral": {"sliding_window": 1024},
@@ -39,7 +37,7 @@ def test_it_leaves_no_trace() -> None:
     SelfCheck(model).require_steering()
     assert model.config.sliding_window == 1024
     assert model.config._attn_implementation == "sdpa"
-    assert attention.active_control(model) is None
+    assert active_intervention(model) is None
 
 
 @pytest.fixture
@@ -71,17 +69,17 @@ def test_a_plain_path_that_gives_nan_is_named(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "part", "wrong"),
+    ("family", "module", "part", "wrong"),
     [
-        ("llama", "_padded", lambda *_: None),  # padding forgotten
-        ("gemma4_text", "_visible_row", lambda _: None),  # one row sees past its window
-        ("llama4_text", "_visible_row", lambda _: None),
+        ("llama", intervention, "_padded", lambda *_: None),  # padding forgotten
+        ("gemma4_text", paths, "_visible_row", lambda _: None),  # one row sees past its window
+        ("llama4_text", paths, "_visible_row", lambda _: None),
     ],
     ids=["padding", "window", "chunk"],
 )
-def test_a_wrong_steered_path_is_refused_by_name(family, part, wrong, monkeypatch) -> None:
+def test_a_wrong_steered_path_is_refused_by_name(family, module, part, wrong, monkeypatch) -> None:
     check = SelfCheck(tiny.model(family, **FAMILIES[family]))
-    monkeypatch.setattr(attention, part, wrong)
+    monkeypatch.setattr(module, part, wrong)
     with pytest.raises(UserError, match=f"Attention of {family} cannot be steered: at an alpha"):
         check.require_steering()
 
@@ -108,7 +106,7 @@ def test_hf_ctx_keeps_its_batch_size_where_padding_is_right(checkpoint) -> None:
 
 
 def test_hf_ctx_refuses_to_steer_where_the_steered_path_is_wrong(checkpoint, monkeypatch) -> None:
-    monkeypatch.setattr(attention, "_padded", lambda *_: None)
+    monkeypatch.setattr(intervention, "_padded", lambda *_: None)
     with pytest.raises(UserError, match="Attention of llama cannot be steered"):
         CtxLM(checkpoint, alpha=0.5, batch_size=4, device="cpu")
     assert CtxLM(checkpoint, batch_size=4, device="cpu").batch_size == 4
@@ -116,5 +114,5 @@ def test_hf_ctx_refuses_to_steer_where_the_steered_path_is_wrong(checkpoint, mon
 
 def test_a_model_is_checked_once(checkpoint, monkeypatch) -> None:
     model = CtxLM(checkpoint, alpha=0.5, device="cpu")
-    monkeypatch.setattr(attention, "_padded", lambda *_: None)
+    monkeypatch.setattr(intervention, "_padded", lambda *_: None)
     model._check_model()

@@ -17,7 +17,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from ctx_models.attention import active_control
+from ctx_models.attention import active_intervention
 from ctx_models.steering import Steering, read_heads, steer
 from ctx_tasks.errors import UserError
 from tests import tiny
@@ -372,12 +372,12 @@ def test_bfloat16_steers_as_strongly_as_float32():
 def test_nested_steering_is_refused_and_the_outer_one_survives():
     model, (ids, _, user) = tiny.model(), left_padded_batch()
     with steer(model, user, alpha=0.5):
-        control = active_control(model)
+        intervention = active_intervention(model)
         with pytest.raises(RuntimeError, match="steered already"), steer(model, user, alpha=0.4):
             pass
-        assert active_control(model) is control
+        assert active_intervention(model) is intervention
         model(input_ids=ids)
-    assert active_control(model) is None
+    assert active_intervention(model) is None
 
 
 def test_an_error_inside_restores_the_model():
@@ -385,7 +385,7 @@ def test_an_error_inside_restores_the_model():
     with pytest.raises(KeyError), steer(model, user, alpha=0.5):
         raise KeyError
     assert model.config._attn_implementation == "sdpa"
-    assert active_control(model) is None
+    assert active_intervention(model) is None
 
 
 def test_two_models_are_steered_at_once():
