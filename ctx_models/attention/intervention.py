@@ -27,7 +27,7 @@ class MassRequest:
 
 
 class Intervention:
-    """What the attention function does to one model while it is intervening.
+    """What the attention function does to one model within `intervening`.
 
     Args:
         user_mask: bool [prompts, prompt tokens], True on the tokens that keep their weight; None
@@ -119,7 +119,7 @@ def intervening(model: PreTrainedModel, intervention: Intervention) -> Iterator[
 
     Raises:
         UserError: the model cannot be reached through the attention interface.
-        RuntimeError: the model is intervening already (nested or concurrent use).
+        RuntimeError: an intervention on the model is open already (nested or concurrent use).
     """
     require_softmax_attention(model)
     held = [model.config, *(getattr(part, "config", None) for part in model.modules())]

@@ -48,8 +48,6 @@ class Text:
 
 # What code between a mask and the attention may do with it: look at it, move it, take rows of it.
 _LOOKS = {torch.Tensor.size, torch.Tensor.dim, torch.Tensor.__repr__, torch.Tensor.__len__}
-
-
 _KEEPS = {torch.Tensor.__getitem__, torch.Tensor.to}
 
 

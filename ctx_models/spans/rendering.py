@@ -22,7 +22,6 @@ from .segments import SEGMENT_OF_ROLE, Rendered, Segment, Span
 # a tag at the start or the end, a switch of thinking) only the texts that need them.
 # Runs of spaces are entered at their start only: from every position it would take n * n steps.
 _ROLE_GAPS = (None, r"\A\s+|(?<!\s)\s+\Z")
-
 _TEXT_GAPS = (
     *_ROLE_GAPS,
     r"\A\s+|(?<!\s)\s+\Z|</?think>",
