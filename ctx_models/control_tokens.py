@@ -172,7 +172,7 @@ class _Twin:
             token["content"] = spelling.get(token["content"], token["content"])
         _hide_pieces(settings["model"], spelling)
         self._backend = Tokenizer.from_str(json.dumps(settings))
-        # Renamed tokens are new to the vocabulary and get other numbers.
+        # Renamed tokens that the model's own vocabulary lacks get other numbers.
         self._real = {
             self._backend.token_to_id(spelling.get(word, word)): i for word, i in ids.items()
         }
@@ -193,9 +193,26 @@ class _Twin:
 
 
 def _hide_pieces(model: dict[str, Any], spelling: Mapping[str, str]) -> None:
-    # A Unigram model finds any vocabulary entry in plain text, its control tokens too.
+    """Take the control tokens out of a vocabulary, whatever kind of model finds pieces in it.
+
+    Unigram, WordLevel and WordPiece find any entry in plain text, BPE one that merges make or,
+    with `ignore_merges`, any.
+    """
     if model["type"] == "Unigram":
         model["vocab"] = [[spelling.get(word, word), score] for word, score in model["vocab"]]
+        return
+    model["vocab"] = {spelling.get(word, word): number for word, number in model["vocab"].items()}
+    if model.get("unk_token"):
+        model["unk_token"] = spelling.get(model["unk_token"], model["unk_token"])
+    if "merges" in model:
+        pairs = [
+            merge if isinstance(merge, list) else merge.split(" ") for merge in model["merges"]
+        ]
+        model["merges"] = [
+            [left, right]
+            for left, right in pairs
+            if spelling.keys().isdisjoint((left, right, left + right))
+        ]
 
 
 def _moved(offsets: np.ndarray, own: Sequence[Range]) -> np.ndarray:

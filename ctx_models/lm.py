@@ -38,6 +38,7 @@ from .generation import check_generation
 from .indicator import check_indicator
 from .instruction import insert_instruction
 from .registry import register_model
+from .selfcheck import SelfCheck
 from .spans import Rendered, Segment, Segmented, raw, render, tokenize, with_response
 from .steering import steer
 
@@ -110,8 +111,11 @@ class CtxLM(HFLM):
         source = {key: kwargs[key] for key in _SOURCE if key in kwargs}
         announce(self, Loaded(given, pretrained, tokenizer, source))
         self._join_processes()
+        self._selfcheck = SelfCheck(self.model)
         if self.steering.active:
             self._check_model()
+        if self.batch_size != 1 and self.backend == "causal":
+            self._check_padding()
         self._user_mask: torch.Tensor | None = None
         self._probing = False
 
@@ -163,6 +167,14 @@ class CtxLM(HFLM):
         attention.require_softmax_attention(self.model)
         config = self.model.config.get_text_config()
         self.steering.biases(config.num_hidden_layers, config.num_attention_heads)
+        self._selfcheck.require_steering()
+
+    def _check_padding(self) -> None:
+        """Run prompts one by one where padding changes their answers, in every arm."""
+        wrong = self._selfcheck.plain_padding_error
+        if wrong:
+            logger.warning("%s; every prompt is run alone, as with batch_size=1.", wrong)
+            self.batch_size_per_gpu = 1
 
     @property
     def _segmented(self) -> bool:
@@ -292,8 +304,8 @@ class CtxLM(HFLM):
             heads=settings.heads,
         ):
             yield
-            control = attention.active_control(self.model)
-            self._paths |= control.paths if control else set()
+            intervention = attention.active_intervention(self.model)
+            self._paths |= intervention.paths if intervention else set()
 
     # ---- log-likelihoods -----------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Attention steering and segment mass in ten naive lines: the judge of `attention.py`.
+"""Attention steering and segment mass in ten naive lines: the judge of `attention/`.
 
 The full T x T matrix, eq. 1 as it is printed (multiply, then renormalise), in whatever dtype the
 inputs have; tests use float64.
@@ -19,6 +19,7 @@ def steered_weights(
     alpha: torch.Tensor,
     scaling: float,
     softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Eq. 1: attention weights, scaled by alpha on keys outside the user's tokens, renormalised.
 
@@ -26,17 +27,22 @@ def steered_weights(
         query: [batch, heads, queries, width]; key: [batch, heads, keys, width].
         visible: bool, broadcast to [batch, heads, queries, keys].
         user: bool [batch, keys], True on keys that keep their weight.
-        alpha: [heads].
+        alpha: [heads], or [1] for all.
+        sinks: logits [heads] of one more key each, which keeps its weight and has no value.
 
     Returns:
-        [batch, heads, queries, keys]; rows sum to 1.
+        [batch, heads, queries, keys]; rows sum to 1, less what a sink takes.
     """
     logits = query @ key.transpose(-1, -2) * scaling
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    weights = logits.masked_fill(~visible, -torch.inf).softmax(dim=-1)
+    logits = logits.masked_fill(~visible, -torch.inf)
+    if sinks is not None:
+        column = sinks.to(logits.dtype).view(1, -1, 1, 1).expand(*logits.shape[:-1], 1)
+        logits, user = torch.cat([logits, column], dim=-1), functional.pad(user, (0, 1), value=True)
+    weights = logits.softmax(dim=-1)
     weights = weights * torch.where(user[:, None, None, :], 1.0, alpha[None, :, None, None])
-    return weights / weights.sum(dim=-1, keepdim=True)
+    return (weights / weights.sum(dim=-1, keepdim=True))[..., : key.shape[2]]
 
 
 def segment_mass(weights: torch.Tensor, segments: torch.Tensor, count: int) -> torch.Tensor:

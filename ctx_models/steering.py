@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from ctx_tasks.arm import Schedule
 from ctx_tasks.errors import UserError
 
-from .attention import Control, controlled, require_softmax_attention
+from .attention import Intervention, intervening, require_softmax_attention
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,6 @@ def steer(
     require_softmax_attention(model)
     config = model.config.get_text_config()
     biases = settings.biases(config.num_hidden_layers, config.num_attention_heads)
-    control = Control(user_mask.bool(), biases, steer_generated)
-    with controlled(model, control):
+    intervention = Intervention(user_mask.bool(), biases, steer_generated)
+    with intervening(model, intervention):
         yield

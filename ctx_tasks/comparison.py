@@ -1,17 +1,19 @@
 """`compare A B`: two runs on the same documents, task by task.
 
-The difference is B minus A, paired by document, with a percentile interval of a bootstrap over
-whole clusters (questions on one passage; needle cells with one needle where there are several).
-McNemar's exact test looks at the documents that flipped: for scores of 0 and 1 from miss to hit and
-back, for others (needle recall) from a lower to a higher score, where it is the sign test. It takes
-documents as independent; the interval does not. Its p-values are corrected by Holm over the tasks.
+The difference is B minus A, paired by document, with its 95 % interval over clusters (questions on
+one passage; needle cells with one needle where there are several; `ctx_tasks.statistics`). p is
+that of a sign-flip test over the clusters, exact for up to 16 that changed: of questions that are
+their own clusters and flipped it is McNemar's. The p-values are corrected by Holm over the tasks.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,7 @@ from ctx_tasks import settings
 from ctx_tasks.columns import heading
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import Run, Samples, TaskResult, read_documents, read_samples
-from ctx_tasks.statistics import Difference, holm, mcnemar, paired_changes, paired_difference
-
-RESAMPLES = 2000
+from ctx_tasks.statistics import Difference, holm, paired_changes, paired_difference, sign_flip
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TaskComparison:
     Attributes:
         before, after: the metric's mean over the shared documents.
         gained, lost: documents whose score rose and fell.
-        p: McNemar's, corrected over the tasks.
+        p: the sign-flip test's, corrected over the tasks.
         mark: settings in which the two differ (only under force), else "".
     """
 
@@ -77,6 +77,34 @@ def aligned(a: Run, b: Run) -> Run:
     """`b` with its tasks under the names of `a`'s in the same columns, the answer begun or not."""
     names = {heading(name): name for name, result in a.tasks.items() if not result.members}
     return replace(b, tasks={names.get(heading(n), n): r for n, r in b.tasks.items()})
+
+
+def as_json(a: Run, b: Run, found: Sequence[TaskComparison]) -> str:
+    """Both runs and all tasks, numbers unrounded, NaN as null."""
+    runs = {
+        letter: {"checkpoint": run.checkpoint, "arm": run.arm.name, "file": str(run.path)}
+        for letter, run in (("a", a), ("b", b))
+    }
+    return json.dumps({**runs, "tasks": [_flat(one) for one in found]}, indent=1) + "\n"
+
+
+def comma_separated(found: Sequence[TaskComparison]) -> str:
+    """One line a task, numbers unrounded, NaN as nothing."""
+    file = io.StringIO()
+    rows = [_flat(one) for one in found]
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _flat(one: TaskComparison) -> dict[str, Any]:
+    fields = asdict(one)
+    difference = fields.pop("difference")
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in {**fields, **difference}.items()
+    }
 
 
 def shared_tasks(a: Run, b: Run) -> list[str]:
@@ -133,16 +161,15 @@ def _compare(a: Run, b: Run, task: str, force: bool) -> TaskComparison:
     before, after = read_samples(first), read_samples(second)
     metric = _metric(first, second)
     _require_same(before, after, task, a, b, force)
-    changes, _ = paired_changes(before, after, metric)
-    gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
+    changes, clusters = paired_changes(before, after, metric)
     return TaskComparison(
         task,
         metric,
         *_means(before, after, metric),
-        paired_difference(before, after, metric, RESAMPLES),
-        gained,
-        lost,
-        mcnemar(gained, lost),
+        paired_difference(before, after, metric),
+        int((changes > 0).sum()),
+        int((changes < 0).sum()),
+        sign_flip(changes, clusters),
         mark,
     )
 

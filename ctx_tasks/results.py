@@ -8,6 +8,7 @@ in each; the newest file counts.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -95,11 +96,14 @@ class Samples:
         doc_hashes: the harness's; of equal documents the second has "#2" appended, and so on.
         clusters: passage_id; else the needle's id where a needle test has several; else the hash.
         scores: float64 [n] by metric; NaN where a document has no score.
+        prompts: digest of all documents and their prompts, in any order; None where the harness
+            recorded no prompt (before 0.4.3) or something else than it did (a judge).
     """
 
     doc_hashes: list[str]
     clusters: list[str]
     scores: dict[str, np.ndarray]
+    prompts: str | None = None
 
 
 def read_runs(paths: Iterable[Path]) -> list[Run]:
@@ -143,7 +147,8 @@ def read_samples(result: TaskResult) -> Samples:
         for i, name in enumerate(names)
     }
     hashes = _distinct(line.doc_hash for line in lines)
-    return Samples(hashes, _clusters([_identity(line.doc) for line in lines], hashes), scores)
+    clusters = _clusters([_identity(line.doc) for line in lines], hashes)
+    return Samples(hashes, clusters, scores, _digest(hashes, [line.prompt_hash for line in lines]))
 
 
 def samples_of(lines: Sequence[Mapping[str, Any]], metric: str) -> Samples:
@@ -348,6 +353,7 @@ def _line_type(metrics: tuple[str, ...]) -> type[msgspec.Struct]:
         ("doc_hash", str),
         ("doc", msgspec.Raw, msgspec.Raw(b"{}")),
         ("filter_name", str, "none"),
+        ("prompt_hash", str | None, None),
         *((f"metric_{i}", Any, None) for i in range(len(metrics))),
     ]
     renamed = {f"metric_{i}": name for i, name in enumerate(metrics)}
@@ -416,9 +422,17 @@ def _distinct(hashes: Iterable[str]) -> list[str]:
     return found
 
 
+def _digest(hashes: Sequence[str], prompts: Sequence[str | None]) -> str | None:
+    if None in prompts:
+        return None
+    pairs = sorted(zip(hashes, prompts, strict=True))
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
+
+
 def _numbered(doc_hash: str, occurrence: int) -> str:
     return doc_hash if occurrence == 1 else f"{doc_hash}#{occurrence}"
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan
+    number = float(value) if isinstance(value, (int, float)) else math.nan
+    return number if math.isfinite(number) else math.nan

@@ -1,10 +1,10 @@
-"""Statistics of a comparison: paired differences with clustered errors, intervals, exact tests.
+"""Statistics of scores and of comparisons: errors over clusters, intervals, tests.
 
 Questions on one passage are not independent: they form one cluster, and clusters are the unit of
-every error here. The cluster-robust error is that of Cameron and Miller, "A Practitioner's Guide
-to Cluster-Robust Inference" (J. Human Resources 50, 2015), with their small-sample factor
-G / (G - 1); intervals use Student's t with G - 1 degrees of freedom, or a bootstrap that draws
-whole clusters. McNemar's test is the exact one; Holm's correction holds under any dependence.
+every error here. The formulas, and where they come from, stand in `ctx_tasks.intervals`: errors are
+CR2 with Bell and McCaffrey's degrees of freedom, and wherever a t interval fails (scores near 0 or
+1, few flips) the interval is one for proportions on an effective number of documents. Every error
+that is shown, on the leaderboard, in a comparison, by the gate or the demo, is one of these.
 """
 
 from __future__ import annotations
@@ -17,22 +17,32 @@ import numpy as np
 from scipy import stats
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.intervals import Clustering, change_interval, score_interval
 from ctx_tasks.results import Samples
 
 CONFIDENCE = 0.95
-# Bounds the memory of a bootstrap: this many draws are held at a time.
-_DRAWS_AT_ONCE = 4_000_000
+# Scales of metrics that do not go from 0 to 1.
+SCALES = {"rating": (1.0, 10.0)}
+_NORMAL = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+# Up to so many clusters all signs are tried, else so many draws.
+_MOST_EXACT = 16
+_DRAWS = 9_999
+# Bounds the memory of a test: this many signs are held at a time.
+_SIGNS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A mean difference with its standard error and its 95 % interval.
+class Estimate:
+    """A mean score with its standard error and its 95 % interval.
 
-    `error`, `low` and `high` are NaN where they cannot be known: with fewer than two clusters.
+    `error`, `low` and `high` are NaN where they cannot be known: with one cluster. Where all scores
+    are equal, and so show no error, `error` is that of which the interval would be 1.96 a side.
 
     Attributes:
-        n: pairs of documents.
+        n: documents.
         clusters: groups of documents that may depend on each other.
+        freedom: degrees of freedom of the error.
+        method: of the interval: "Wilson", "Clopper-Pearson", "Student" or "unknown".
     """
 
     mean: float
@@ -41,6 +51,21 @@ class Difference:
     high: float
     n: int
     clusters: int
+    freedom: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference with its standard error and its 95 % interval; fields as in `Estimate`."""
+
+    mean: float
+    error: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+    freedom: float
 
     @property
     def clear(self) -> bool:
@@ -48,14 +73,78 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def paired_difference(a: Samples, b: Samples, metric: str, resamples: int = 0) -> Difference:
+# ---- one run -------------------------------------------------------------------------------------
+
+
+def estimate(
+    values: np.ndarray, clusters: np.ndarray, bounds: tuple[float, float] | None = None
+) -> Estimate:
+    """Mean of `values` [n] in `clusters` [n] (numbers from 0) with an interval that holds.
+
+    Args:
+        bounds: the least and the largest score there can be; None for 0 and 1 if all values lie
+            there, and else for a score without bounds, whose interval is Student's.
+    """
+    clustering = Clustering.of(clusters)
+    mean, error, freedom = float(values.mean()), float(clustering.error(values)), clustering.freedom
+    counts = len(values), clustering.count
+    if bounds is None and values.min() >= 0 and values.max() <= 1:
+        bounds = (0.0, 1.0)
+    if clustering.count < 2:
+        return Estimate(mean, math.nan, math.nan, math.nan, *counts, math.nan, "unknown")
+    if bounds is None:
+        reach = _quantile(freedom) * error
+        return Estimate(mean, error, mean - reach, mean + reach, *counts, freedom, "Student")
+    least, width = bounds[0], bounds[1] - bounds[0]
+    equal = values.min() == values.max()
+    ends = score_interval((values - least) / width, clustering, CONFIDENCE)
+    low, high = (least + width * float(end) for end in ends)
+    error = (high - low) / 2 / _NORMAL if equal else error
+    method = "Clopper-Pearson" if equal else "Wilson"
+    return Estimate(mean, error, low, high, *counts, freedom, method)
+
+
+def estimate_samples(samples: Samples, metric: str) -> Estimate:
+    """`estimate` of a task's documents that have a score.
+
+    Raises:
+        UserError: none has.
+    """
+    values = samples.scores[metric]
+    known = np.flatnonzero(~np.isnan(values))
+    if not len(known):
+        raise UserError(f"No document has a {metric}; run the task again.")
+    clusters = cluster_numbers([samples.clusters[place] for place in known])
+    return estimate(values[known], clusters, SCALES.get(metric))
+
+
+def cluster_error(values: np.ndarray, clusters: np.ndarray) -> float:
+    """CR2 standard error of the mean of `values` [n] whose clusters are numbered `clusters` [n].
+
+    With clusters of one it is the usual standard error of a mean; NaN with one cluster.
+    """
+    return float(Clustering.of(clusters).error(values))
+
+
+def cluster_numbers(clusters: Sequence[str]) -> np.ndarray:
+    """Names of clusters as numbers from 0, one per document [n]."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in clusters], dtype=int)
+
+
+def _quantile(freedom: float) -> float:
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+
+
+# ---- two runs ------------------------------------------------------------------------------------
+
+
+def paired_difference(a: Samples, b: Samples, metric: str) -> Difference:
     """How much more `b` scores than `a` on the documents both have.
 
     Args:
         a, b: samples of one task; only documents in both count, joined by `doc_hash`.
         metric: one of the scores of both; documents without a value in either are left out.
-        resamples: 0 for Student's t interval; else the percentile interval of a bootstrap with so
-            many resamples of whole clusters (2000 is usual), seeded, so that it repeats.
 
     Raises:
         UserError: no document in both.
@@ -65,7 +154,15 @@ def paired_difference(a: Samples, b: Samples, metric: str, resamples: int = 0) -
         raise UserError(
             f"The two results share no document with a {metric}: compare runs of the same data."
         )
-    return clustered_difference(changes, clusters, resamples)
+    return clustered_difference(
+        changes, clusters, has_bounds(metric, a.scores[metric], b.scores[metric])
+    )
+
+
+def has_bounds(metric: str, *scores: np.ndarray) -> bool:
+    """Whether the scores have a least and a largest value: ratings, and all from 0 to 1."""
+    least, most = SCALES.get(metric, (0.0, 1.0))
+    return all(np.nanmin(one) >= least and np.nanmax(one) <= most for one in scores)
 
 
 def paired_changes(a: Samples, b: Samples, metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -78,92 +175,100 @@ def paired_changes(a: Samples, b: Samples, metric: str) -> tuple[np.ndarray, np.
     return changes[known], cluster_numbers([a.clusters[place] for place in first[known]])
 
 
-def cluster_numbers(clusters: Sequence[str]) -> np.ndarray:
-    """Names of clusters as numbers from 0, one per document [n]."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in clusters], dtype=int)
+def clustered_difference(
+    changes: np.ndarray, clusters: np.ndarray, bounded: bool = True
+) -> Difference:
+    """Mean of `changes` [n] in `clusters` [n] (numbers from 0), with its interval.
 
-
-def cluster_error(values: np.ndarray, clusters: np.ndarray) -> float:
-    """Standard error of the mean of `values` [n] whose clusters are numbered `clusters` [n].
-
-    sqrt(G / (G - 1) * sum over clusters of (sum of deviations)^2) / n; with clusters of one it is
-    the usual standard error of a mean. NaN with fewer than two clusters.
+    Args:
+        bounded: whether the scores have bounds; those without have the t interval alone. A
+            document that flips changes by 1, or by as much as any was seen to (ratings).
     """
-    sums = np.bincount(clusters, weights=values - values.mean())
-    if len(sums) < 2:
-        return math.nan
-    return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values))
+    clustering = Clustering.of(clusters)
+    mean, error, freedom = (
+        float(changes.mean()),
+        float(clustering.error(changes)),
+        clustering.freedom,
+    )
+    counts = len(changes), clustering.count
+    reach = _quantile(freedom) * error
+    low, high = mean - reach, mean + reach
+    if bounded and clustering.count > 1:
+        largest = max(1.0, float(np.abs(changes).max()))
+        low, high = map(float, change_interval(changes, clustering, CONFIDENCE, largest))
+        error = (high - low) / 2 / _NORMAL if changes.min() == changes.max() else error
+    return Difference(mean, error, low, high, *counts, freedom)
 
 
-def independent_difference(a: tuple[float, float, int], b: tuple[float, float, int]) -> Difference:
-    """How much more `b` scores than `a`, each (mean, error, n), on different documents.
-
-    Welch's interval with n - 1 degrees of freedom a side.
-    """
-    mean, error = b[0] - a[0], math.hypot(a[1], b[1])
-    below = sum(e**4 / (n - 1) for _, e, n in (a, b) if n > 1)
-    freedom = error**4 / below if below else math.inf
-    reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) if error else 0.0
-    return Difference(mean, error, mean - reach, mean + reach, a[2] + b[2], a[2] + b[2])
+def independent_difference(a: Estimate, b: Estimate) -> Difference:
+    """How much more `b` scores than `a`, on different documents: Welch's interval."""
+    mean, error = b.mean - a.mean, math.hypot(a.error, b.error)
+    freedom = _satterthwaite([a.error, b.error], [a.freedom, b.freedom])
+    reach = error * _quantile(freedom)
+    counts = a.n + b.n, a.clusters + b.clusters
+    return Difference(mean, error, mean - reach, mean + reach, *counts, freedom)
 
 
 def mean_difference(parts: Sequence[Difference]) -> Difference:
-    """The mean of differences on independent tasks, each counting once.
-
-    Degrees of freedom by Welch and Satterthwaite (Biometrics Bulletin 2, 1946).
-    """
+    """The mean of differences on independent tasks, each counting once."""
     mean = float(np.mean([part.mean for part in parts]))
-    variances = np.array([part.error**2 for part in parts])
-    error = float(np.sqrt(variances.sum())) / len(parts)
-    below = sum(v**2 / (p.clusters - 1) for v, p in zip(variances, parts, strict=True) if v > 0)
-    freedom = variances.sum() ** 2 / below if below else math.inf
-    reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) if error else error
+    error = math.hypot(*(part.error for part in parts)) / len(parts)
+    freedom = _satterthwaite([part.error for part in parts], [part.freedom for part in parts])
+    reach = error * _quantile(freedom)
     counts = sum(part.n for part in parts), sum(part.clusters for part in parts)
-    return Difference(mean, error, mean - reach, mean + reach, *counts)
+    return Difference(mean, error, mean - reach, mean + reach, *counts, freedom)
 
 
-def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided p of as uneven a split of the documents that flipped (McNemar 1947)."""
-    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+def _satterthwaite(errors: Sequence[float], freedoms: Sequence[float]) -> float:
+    """Degrees of freedom of a sum's error (Welch and Satterthwaite, Biometrics Bulletin 2, 1946).
+
+    Infinite where no error is known to be uncertain.
+    """
+    below = sum(e**4 / f for e, f in zip(errors, freedoms, strict=True) if e > 0)
+    return sum(e**2 for e in errors) ** 2 / below if below else math.inf
+
+
+# ---- tests ---------------------------------------------------------------------------------------
+
+
+def sign_flip(changes: np.ndarray, clusters: np.ndarray) -> float:
+    """Two-sided p of as large a mean change if whole clusters change up or down alike.
+
+    Fisher's randomisation of signs over the clusters' sums, all of them for up to 16 clusters that
+    changed, else 9,999 draws, seeded, that count the sums themselves as one more draw. Where all
+    sums are of one size (questions of their own passages that flipped) it is the exact sign test,
+    McNemar's.
+    """
+    sums = np.bincount(clusters, weights=changes)
+    sums = sums[np.abs(sums) > 1e-9]
+    if not len(sums):
+        return 1.0
+    if np.allclose(np.abs(sums), abs(sums[0])):
+        return float(stats.binomtest(int((sums > 0).sum()), len(sums)).pvalue)
+    # A tie is as large, whatever its last digit.
+    reached = abs(float(sums.sum())) - 1e-9
+    if len(sums) <= _MOST_EXACT:
+        bits = np.arange(2 ** (len(sums) - 1))[:, None] >> np.arange(len(sums)) & 1
+        return float((np.abs((1 - 2 * bits) @ sums) >= reached).mean())
+    return (1 + _as_large(sums, reached)) / (1 + _DRAWS)
+
+
+def _as_large(sums: np.ndarray, reached: float) -> int:
+    """In how many of the draws of signs the sum is at least `reached` from zero."""
+    rng = np.random.default_rng(0)
+    rows = max(_SIGNS_AT_ONCE // len(sums), 1)
+    found = 0
+    for start in range(0, _DRAWS, rows):
+        signs = rng.integers(2, size=(min(rows, _DRAWS - start), len(sums)), dtype=np.int8)
+        found += int((np.abs((1.0 - 2.0 * signs) @ sums) >= reached).sum())
+    return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979), in the order given."""
+    """p-values corrected for their number (Holm 1979), in the order given; under any dependence."""
     order = np.argsort(p_values)
     factors = np.arange(len(p_values), 0, -1)
     raised = np.maximum.accumulate(np.asarray(p_values, dtype=float)[order] * factors)
     corrected = np.empty(len(p_values))
     corrected[order] = np.minimum(raised, 1.0)
     return [float(p) for p in corrected]
-
-
-def clustered_difference(
-    changes: np.ndarray, clusters: np.ndarray, resamples: int = 0
-) -> Difference:
-    """Mean of `changes` [n] in `clusters` [n] (numbers from 0); `resamples` as above."""
-    mean, error = float(changes.mean()), cluster_error(changes, clusters)
-    count = int(clusters.max()) + 1
-    if resamples and count > 1:
-        low, high = _bootstrap_interval(changes, clusters, resamples)
-    else:
-        # One cluster: the error is NaN already, and Student's t has no degree of freedom.
-        reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, max(count - 1, 1)))
-        low, high = mean - reach, mean + reach
-    return Difference(mean, error, low, high, len(changes), count)
-
-
-def _bootstrap_interval(
-    changes: np.ndarray, clusters: np.ndarray, resamples: int
-) -> tuple[float, float]:
-    """Percentiles of the mean over resamples of whole clusters."""
-    sums, sizes = np.bincount(clusters, weights=changes), np.bincount(clusters)
-    rng = np.random.default_rng(0)
-    rows = max(_DRAWS_AT_ONCE // len(sums), 1)
-    means = []
-    for start in range(0, resamples, rows):
-        drawn = rng.integers(len(sums), size=(min(rows, resamples - start), len(sums)))
-        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    outside = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(means), [outside, 1 - outside])
-    return float(low), float(high)

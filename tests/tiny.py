@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -89,3 +98,14 @@ def model(family: str = "llama", seed: int = 0, **overrides: Any) -> PreTrainedM
     torch.manual_seed(seed)
     built = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
     return built.to(torch.float32).eval()
+
+
+def cache_names() -> list[str]:
+    """The names under which a model's forward takes its cache, the surest first.
+
+    transformers renames `past_key_values` to `cache` and takes both until 5.40.
+    """
+    new, old = "cache", "past_key_values"
+    names = [new] if new in inspect.signature(LlamaForCausalLM.forward).parameters else []
+    both = Version(transformers.__version__) < Version("5.40")
+    return [*names, old] if both else names

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctx_models.commands.output import put
+from ctx_tasks.errors import UserError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ctx_tasks.comparison import Flip, TaskComparison
+    from ctx_tasks.results import Run
     from ctx_tasks.tables import Labelled
 
 _LONGEST = 300
+
+
+class Format(str, Enum):
+    """How a comparison is shown."""
+
+    terminal = "terminal"
+    csv = "csv"
+    json = "json"
 
 
 def command(
@@ -25,23 +38,45 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Compare in spite of different settings, marked.")
     ] = False,
+    format: Annotated[Format, typer.Option("--format", help="Numbers unrounded.")] = (
+        Format.terminal
+    ),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; of csv and json.")
+    ] = None,
 ) -> None:
     """Compare two runs document by document.
 
     Paired differences (B minus A), intervals, flipped documents.
 
     \b
-    Example:
+    Examples:
       ctx-eval compare results/chat results/steered --flips 3
+      ctx-eval compare results/chat results/steered --format json -o steered.json
     """
-    from itertools import islice
-
-    from ctx_tasks import comparison, tables
+    from ctx_tasks import comparison
     from ctx_tasks.results import read_runs
 
+    if format is Format.terminal and output is not None:
+        raise UserError(f"--output {output} is of --format csv and json; name one of them.")
+    if format is not Format.terminal and flips:
+        raise UserError(f"--flips {flips} is of the terminal; leave --format {format.value} out.")
     first, second = (comparison.one_run(read_runs([path]), str(path)) for path in (a, b))
     second = comparison.aligned(first, second)
     found = comparison.compare(first, second, force=force)
+    if format is Format.json:
+        put(comparison.as_json(first, second, found), output)
+    elif format is Format.csv:
+        put(comparison.comma_separated(found), output)
+    else:
+        _print(first, second, found, flips)
+
+
+def _print(first: Run, second: Run, found: list[TaskComparison], flips: int) -> None:
+    from itertools import islice
+
+    from ctx_tasks import comparison, tables
+
     console = tables.terminal()
     for letter, run in (("A", first), ("B", second)):
         tables.say(f"{letter}: {run.checkpoint}, {run.arm.name}", console)

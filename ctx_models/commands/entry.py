@@ -46,21 +46,21 @@ def start(app: typer.Typer, program: str, arguments: list[str] | None = None) ->
         sys.exit(UNFORESEEN)
 
 
-def tell(program: str, error: Exception) -> None:
+def tell(program: str, error: BaseException) -> None:
     """Print the sentence of an error; before it, on request, how it came to be."""
     if os.environ.get("CTX_DEBUG"):
         traceback.print_exception(error)
     print(f"{program}: {sentence(error)}", file=sys.stderr)
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: BaseException) -> str:
     """A mistake's own sentence; for anything else its kind, its first line, and how to see more."""
     if isinstance(error, UserError):
         return str(error)
     return f"{first_line(error)} (not foreseen: CTX_DEBUG=1 shows where it came from)"
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error, with its kind unless it is a sentence of ours."""
     line = (str(error).strip().splitlines() or [""])[0]
     return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"

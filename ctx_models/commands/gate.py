@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +14,10 @@ from ctx_models.commands.output import put
 from ctx_tasks.errors import UserError
 
 if TYPE_CHECKING:
-    from ctx_tasks.gate.decision import Judgement, Margin
+    from ctx_tasks.gate.decision import Decision
+    from ctx_tasks.gate.margin import Margin
 
-ERROR = 3
+INCONCLUSIVE, ERROR = 2, 3
 
 
 # Typer has a click of its own, whose base of all wrong usage it does not export.
@@ -39,7 +41,10 @@ def command(
     baseline: Annotated[
         Path | None, typer.Option(help="A saved baseline, or results to compare with.")
     ] = None,
-    save: Annotated[Path | None, typer.Option(help="Write RESULTS as a baseline file.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Write RESULTS as a baseline file; with --baseline only if they pass."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --save replace a file.")] = False,
     margin: Annotated[str, typer.Option(help="Loss tolerated: 0.01, or a share: 5%.")] = "0.01",
     margins: Annotated[
@@ -51,6 +56,9 @@ def command(
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write Markdown.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write JSON.")] = None,
+    inconclusive_passes: Annotated[
+        bool, typer.Option("--inconclusive-passes", help="Exit with 0 where nothing is shown.")
+    ] = False,
 ) -> None:
     """Tell whether a checkpoint lost context awareness.
 
@@ -61,15 +69,17 @@ def command(
       ctx-eval gate --save baseline.json results/main
       ctx-eval gate --baseline baseline.json results/new --markdown comment.md --junit gate.xml
     """
+    reports = {"junit": junit, "markdown": markdown, "json": json}
     try:
-        if save is not None and save.exists() and not force:
+        # The baseline itself may be replaced: by results that passed.
+        if save is not None and save.exists() and save != baseline and not force:
             raise UserError(f"--save {save} is there already: name another file, or add --force.")
-        code = _gate(results, baseline, save, margin, margins, metric, junit, markdown, json)
-    # A crash must not exit with 1, which means regression.
-    except Exception as error:
+        code = _gate(results, baseline, save, margin, margins, metric, reports)
+    # Neither a crash nor Ctrl-C may exit with 1, which means regression.
+    except (Exception, KeyboardInterrupt) as error:
         tell("ctx-eval gate: error", error)
         code = ERROR
-    raise typer.Exit(code)
+    raise typer.Exit(0 if inconclusive_passes and code == INCONCLUSIVE else code)
 
 
 def _gate(
@@ -79,42 +89,58 @@ def _gate(
     margin: str,
     margins: Path | None,
     metric: str | None,
-    junit: Path | None,
-    markdown: Path | None,
-    json: Path | None,
+    reports: dict[str, Path | None],
 ) -> int:
     from ctx_tasks.gate import baseline as baselines
     from ctx_tasks.gate import decision as gate
-    from ctx_tasks.gate import formats as gate_formats
+    from ctx_tasks.gate.margin import Margin
 
     if baseline is None and save is None:
         raise UserError("Nothing to do: give --baseline FILE to compare with, or --save FILE.")
-    tolerated, by_task = gate.Margin.read(margin), _margins(margins)
+    if baseline is not None and baseline.resolve() == results.resolve():
+        raise UserError(f"{results} is the baseline itself; give the results to be judged.")
+    tolerated, by_task = Margin.read(margin), _margins(margins)
     new = baselines.read(results, metric)
-    if save is not None:
+    code = 0
+    if baseline is not None:
+        start = time.perf_counter()
+        pairs = gate.match(baselines.read(baseline, metric), new)
+        decisions = gate.decide(pairs, tolerated, by_task)
+        found = list(zip([gate.named(result) for _, result in pairs], decisions, strict=True))
+        _show(found)
+        _write(found, str(baseline), time.perf_counter() - start, reports)
+        code = int(gate.worst([decision.verdict for decision in decisions]))
+    if save is not None and code == 0:
         put(baselines.text(new), save)
         typer.echo(f"Saved {len(new)} run{'s' if len(new) != 1 else ''} as a baseline: {save}")
-    if baseline is None:
-        return 0
-    pairs = gate.match(baselines.read(baseline, metric), new)
-    names = [f"{result.checkpoint}, {result.arm.name}" for _, result in pairs]
-    named = list(zip(names, gate.judge(pairs, tolerated, by_task), strict=True))
-    _show(named)
-    for path, form in (
-        (junit, gate_formats.junit),
-        (markdown, gate_formats.markdown),
-        (json, gate_formats.as_json),
-    ):
+    elif save is not None:
+        typer.echo(f"{save} is not written: the results did not pass.", err=True)
+    return code
+
+
+def _write(
+    found: list[tuple[str, Decision]],
+    baseline: str,
+    seconds: float,
+    reports: dict[str, Path | None],
+) -> None:
+    from ctx_tasks.gate import formats
+
+    texts = {
+        "junit": lambda: formats.junit(found, seconds),
+        "markdown": lambda: formats.markdown(found),
+        "json": lambda: formats.as_json(found, baseline),
+    }
+    for name, path in reports.items():
         if path is not None:
-            put(form(named), path)
+            put(texts[name](), path)
             typer.echo(f"Wrote {path}")
-    return int(gate.worst([judgement.verdict for _, judgement in named]))
 
 
 def _margins(path: Path | None) -> dict[str, Margin]:
     import yaml
 
-    from ctx_tasks.gate.decision import Margin
+    from ctx_tasks.gate.margin import Margin
 
     if path is None:
         return {}
@@ -127,14 +153,14 @@ def _margins(path: Path | None) -> dict[str, Margin]:
     return {str(task): Margin.read(value) for task, value in content.items()}
 
 
-def _show(named: list[tuple[str, Judgement]]) -> None:
+def _show(found: list[tuple[str, Decision]]) -> None:
     from ctx_tasks import tables
     from ctx_tasks.gate import formats as gate_formats
 
     console = tables.terminal()
-    for name, judgement in named:
+    for name, decision in found:
         tables.say(name, console)
-        tables.show(gate_formats.table(judgement), console)
-        for said in gate_formats.sentences(judgement):
+        tables.show(gate_formats.table(decision), console)
+        for said in gate_formats.sentences(decision):
             tables.say(said, console)
-        tables.say(f"gate: {gate_formats.word(judgement.verdict)}", console)
+        tables.say(f"gate: {gate_formats.word(decision.verdict)}", console)

@@ -24,7 +24,7 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.results import Run, TaskResult, read_documents, read_runs, read_samples
 from ctx_tasks.statistics import cluster_numbers
 
-FORMAT = "lm-eval-ctx baseline 1"
+FORMAT = "lm-eval-ctx baseline 2"
 _VERSIONS = ("lm-eval-ctx", "lm-eval", "transformers", "torch")
 
 
@@ -37,6 +37,8 @@ class Measured:
         hashes, answers: of documents and of what the model said, shortened.
         clusters: numbers [n].
         missing: answers without a verdict, for tasks that a judge rates.
+        expected: documents that were evaluated, by the results file.
+        prompts: digest of all prompts; None where the harness recorded none.
     """
 
     metric: str
@@ -47,6 +49,8 @@ class Measured:
     scores: np.ndarray
     answers: list[str]
     missing: int
+    expected: int
+    prompts: str | None
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ def _task(result: TaskResult, metric: str) -> Measured:
         samples.scores[metric],
         [_answer(line) for line in read_documents(result)],
         0 if missing is None else int(missing.value),
+        result.n,
+        samples.prompts,
     )
 
 
@@ -172,4 +178,10 @@ def _unpacked(task: dict[str, Any]) -> Measured:
     lengths = {len(found.hashes), len(found.clusters), len(found.scores), len(found.answers)}
     if len(lengths) != 1:
         raise ValueError("its documents are cut off")
+    if len(set(found.hashes)) < len(found.hashes):
+        raise ValueError("a document stands in it twice")
+    # Each cluster number from 0 to the largest, as `cluster_numbers` gives them.
+    whole = all(type(number) is int for number in found.clusters)
+    if not whole or set(found.clusters) != set(range(len(set(found.clusters)))):
+        raise ValueError("its clusters are not numbered from 0")
     return found

@@ -1,17 +1,14 @@
 """The gate: did a checkpoint lose context awareness? pass, regression, inconclusive or error.
 
 The loss of a task is baseline minus result (turned round where lower is better), paired by
-document. Its one-sided 95 % bounds come from the cluster-robust error and Student's t with G - 1
-degrees of freedom, after Agresti and Min's addition of half a document to each side of the flips
-("Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine
-24, 2005): without it a few flips, or none, would look like certainty.
+document, with bounds over clusters (`ctx_tasks.gate.loss`).
 
 * **regression**: the loss is shown to exceed the margin: p < 0.05 after Holm's correction over all
   tasks of all runs judged together, so that no change at all fails a gate in at most 5 % of cases;
 * **pass**: the upper bound of the loss is within the margin, or every answer is the baseline's word
   for word;
 * **inconclusive**: neither can be shown;
-* **error**: something is missing or cannot be compared.
+* **error**: something is missing, is left over, or cannot be compared.
 
 The overall verdict is the worst: error, then regression, then inconclusive. A gain whose lower
 bound exceeds `SUSPICIOUS` is flagged, not failed: test questions in the training data look so.
@@ -25,15 +22,16 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
-from scipy import stats
 
 from ctx_tasks.errors import UserError
 from ctx_tasks.gate.baseline import Measured, Measurement
+from ctx_tasks.gate.loss import LEVEL, Loss, paired_loss
+from ctx_tasks.gate.margin import Margin
+from ctx_tasks.intervals import FEW_CLUSTERS
 from ctx_tasks.settings import told
-from ctx_tasks.statistics import holm
+from ctx_tasks.statistics import SCALES, has_bounds, holm
 from ctx_tasks.tables import number
 
-LEVEL = 0.05
 SUSPICIOUS = 0.1
 _MOST_LISTED = 3
 # More documents than that are no advice.
@@ -50,48 +48,6 @@ class Verdict(IntEnum):
 
 
 _WORST_FIRST = (Verdict.ERROR, Verdict.REGRESSION, Verdict.INCONCLUSIVE, Verdict.PASS)
-
-
-@dataclass(frozen=True)
-class Margin:
-    """Loss that is tolerated: absolute, or a share of the baseline's score."""
-
-    value: float
-    relative: bool = False
-
-    def of(self, baseline: float) -> float:
-        """The margin in the units of the score."""
-        return self.value * abs(baseline) if self.relative else self.value
-
-    @classmethod
-    def read(cls, given: object) -> Margin:
-        """From 0.01 or "5%".
-
-        Raises:
-            UserError: neither, or negative.
-        """
-        text = str(given).strip()
-        try:
-            relative = text.endswith("%")
-            value = float(text.removesuffix("%")) / (100 if relative else 1)
-        except ValueError:
-            value = math.nan
-        if not 0 <= value < math.inf:
-            raise UserError(f"margin {given!r} must be a loss such as 0.01, or a share such as 5%.")
-        return cls(value, relative)
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss, its standard error and one-sided 95 % bounds; `p` of a loss within the margin."""
-
-    mean: float
-    error: float
-    low: float
-    high: float
-    p: float
-    n: int
-    clusters: int
 
 
 @dataclass(frozen=True)
@@ -118,7 +74,7 @@ class TaskVerdict:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Decision:
     """The overall verdict, one for each task, and notes that change nothing."""
 
     verdict: Verdict
@@ -126,11 +82,11 @@ class Judgement:
     notes: list[str]
 
 
-def judge(
+def decide(
     pairs: Sequence[tuple[Measurement, Measurement]],
     margin: Margin,
     margins: Mapping[str, Margin] | None = None,
-) -> list[Judgement]:
+) -> list[Decision]:
     """Hold each result against its baseline, task by task; pairs are (baseline, result).
 
     Args:
@@ -138,19 +94,23 @@ def judge(
         margins: by task, instead of `margin`.
 
     Raises:
-        UserError: a margin for a task no baseline has.
+        UserError: a margin for a task no baseline has, or one that tolerates every loss.
     """
     _refuse_unknown(margins or {}, pairs)
     found = [
-        _task(name, old, result.tasks.get(name), (margins or {}).get(name, margin))
-        for baseline, result in pairs
-        for name, old in baseline.tasks.items()
+        [_task(name, *pair, (margins or {}).get(name, margin)) for name in _names(*pair)]
+        for pair in pairs
     ]
-    decided = iter(_corrected(found))
+    decided = iter(_corrected([task for tasks in found for task in tasks]))
     return [
-        _judgement(baseline, result, [next(decided) for _ in baseline.tasks])
-        for baseline, result in pairs
+        _decision(*pair, [next(decided) for _ in tasks])
+        for pair, tasks in zip(pairs, found, strict=True)
     ]
+
+
+def _names(baseline: Measurement, result: Measurement) -> list[str]:
+    """The tasks of either."""
+    return list({**baseline.tasks, **result.tasks})
 
 
 def _refuse_unknown(
@@ -164,14 +124,19 @@ def _refuse_unknown(
         )
 
 
-def _judgement(baseline: Measurement, result: Measurement, tasks: list[TaskVerdict]) -> Judgement:
-    extra = sorted(result.tasks.keys() - baseline.tasks.keys())
-    notes = [f"Not in the baseline, not judged: {', '.join(extra)}."] if extra else []
+def _decision(baseline: Measurement, result: Measurement, tasks: list[TaskVerdict]) -> Decision:
+    notes = []
     if baseline.arm != result.arm:
         notes.append(
             f"The baseline is run as {baseline.arm.name}, the result as {result.arm.name}."
         )
-    return Judgement(worst([task.verdict for task in tasks]), tasks, notes)
+    notes += [
+        f"{task.task}: the documents lie in {task.loss.clusters} clusters (needles or passages): "
+        "the verdict is about these and says nothing about another."
+        for task in tasks
+        if task.loss is not None and task.loss.clusters < FEW_CLUSTERS
+    ]
+    return Decision(worst([task.verdict for task in tasks]), tasks, notes)
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:
@@ -185,7 +150,7 @@ def match(
     """Pairs of baseline and result: one with one, else by arm, else by checkpoint and arm.
 
     Raises:
-        UserError: a baseline without its one result.
+        UserError: a baseline without its one result, or a result without its one baseline.
     """
     if len(baseline) == len(results) == 1:
         return [(baseline[0], results[0])]
@@ -195,63 +160,82 @@ def match(
         same = [new for new in same if new.checkpoint == old.checkpoint] or same
         if len(same) != 1:
             raise UserError(
-                f"The baseline's {_name(old)} matches {len(same)} of the results "
-                f"({'; '.join(_name(new) for new in results)}); name the results of one."
+                f"The baseline's {named(old)} matches {len(same)} of the results "
+                f"({'; '.join(named(new) for new in results)}); name the results of one."
             )
         pairs.append((old, same[0]))
+    _refuse_surplus(results, [new for _, new in pairs])
     return pairs
 
 
-def paired_loss(
-    losses: np.ndarray, clusters: np.ndarray, margin: float, largest: float = 1.0
-) -> Loss:
-    """Bounds of the mean of `losses` [n] in `clusters` [n] (numbers from 0).
+def _refuse_surplus(results: Sequence[Measurement], matched: Sequence[Measurement]) -> None:
+    # By identity: two baselines may have matched one result, and equal runs may differ in place.
+    used = [id(new) for new in matched]
+    surplus = [new for new in results if id(new) not in used]
+    if surplus or len(set(used)) < len(used):
+        told = "; ".join(f"{named(new)} ({new.source})" for new in surplus) or "none"
+        raise UserError(
+            f"Not every result has a baseline of its own; left over: {told}. Name the results to "
+            "be judged alone, or save a baseline that has a run for each."
+        )
 
-    `largest` is the loss of a document that flips: 1 for scores from 0 to 1.
-    """
-    count = int(clusters.max()) + 1
-    n = len(losses) + 2
-    mean = float(losses.sum() / n)
-    sums = np.bincount(clusters, weights=losses) - mean * np.bincount(clusters)
-    # Half a document gained and half a one lost, twice.
-    squares = float((sums**2).sum()) + largest**2
-    freedom = max(count - 1, 1)
-    error = math.sqrt(count / freedom * squares) / n
-    reach = error * float(stats.t.ppf(1 - LEVEL, freedom))
-    p = float(stats.t.sf((mean - margin) / error, freedom))
-    return Loss(mean, error, mean - reach, mean + reach, p, len(losses), count)
+
+def named(one: Measurement) -> str:
+    """Checkpoint and arm."""
+    return f"{one.checkpoint}, {one.arm.name}"
 
 
 # ---- one task ------------------------------------------------------------------------------------
 
 
-def _task(name: str, old: Measured, new: Measured | None, margin: Margin) -> TaskVerdict:
-    wrong = _incomparable(old, new)
-    if wrong or new is None:
-        return TaskVerdict(name, Verdict.ERROR, wrong or "", old.metric)
+def _task(name: str, baseline: Measurement, result: Measurement, margin: Margin) -> TaskVerdict:
+    old, new = baseline.tasks.get(name), result.tasks.get(name)
+    if old is None:
+        return TaskVerdict(name, Verdict.ERROR, "the baseline lacks this task; save one with it")
+    if new is None:
+        reason = "the results lack this task; run it too"
+        return TaskVerdict(name, Verdict.ERROR, reason, old.metric)
+    wrong = _incomparable(old, new, baseline.arm == result.arm)
+    if wrong:
+        return TaskVerdict(name, Verdict.ERROR, wrong, old.metric)
     places = {doc_hash: place for place, doc_hash in enumerate(new.hashes)}
-    after = new.scores[[places[doc_hash] for doc_hash in old.hashes]]
-    sign = 1 if old.higher_is_better else -1
-    means = float(old.scores.mean()), float(after.mean())
-    tolerated = margin.of(means[0])
-    # Ratings go from 1 to 10: a document can lose more than 1.
-    largest = max(1.0, float(np.ptp(np.concatenate([old.scores, after]))))
-    loss = paired_loss(sign * (old.scores - after), np.array(old.clusters), tolerated, largest)
-    found = TaskVerdict(
-        name, Verdict.INCONCLUSIVE, "", old.metric, *means, loss, tolerated,
-        suspicious=loss.high < -SUSPICIOUS * largest,
-    )  # fmt: skip
-    said = dict(zip(new.hashes, new.answers, strict=True))
-    same = all(said[h] == answer for h, answer in zip(old.hashes, old.answers, strict=True))
-    if same and (old.scores == after).all():
+    order = [places[doc_hash] for doc_hash in old.hashes]
+    found = _measured(name, old, new.scores[order], margin)
+    same = old.answers == [new.answers[place] for place in order]
+    if same and (old.scores == new.scores[order]).all():
         return replace(found, verdict=Verdict.PASS, reason="every answer is the baseline's")
     return found
 
 
-def _incomparable(old: Measured, new: Measured | None) -> str | None:
+def _measured(name: str, old: Measured, after: np.ndarray, margin: Margin) -> TaskVerdict:
+    """A task that can be compared, undecided; `after` are the result's scores in `old`'s order."""
+    means = float(old.scores.mean()), float(after.mean())
+    bounded = has_bounds(old.metric, old.scores, after)
+    tolerated = _tolerated(name, old.metric, margin, means[0], bounded)
+    spread = float(np.ptp(np.concatenate([old.scores, after])))
+    largest = max(1.0, spread) if bounded else spread
+    sign = 1 if old.higher_is_better else -1
+    losses, clusters = sign * (old.scores - after), np.array(old.clusters)
+    loss = paired_loss(losses, clusters, tolerated, largest, bounded)
+    suspicious = loss.high < -SUSPICIOUS * largest
+    return TaskVerdict(
+        name, Verdict.INCONCLUSIVE, "", old.metric, *means, loss, tolerated, suspicious=suspicious
+    )
+
+
+def _tolerated(name: str, metric: str, margin: Margin, before: float, bounded: bool) -> float:
+    least, most = SCALES.get(metric, (0.0, 1.0))
+    tolerated = margin.of(before)
+    if bounded and tolerated >= most - least:
+        raise UserError(
+            f"A margin of {tolerated:g} tolerates every loss: {name} is scored from {least:g} to "
+            f"{most:g}; give a loss such as 0.01, or a share such as 5%."
+        )
+    return tolerated
+
+
+def _incomparable(old: Measured, new: Measured, one_arm: bool) -> str | None:
     """Why two results of a task cannot be compared; None where they can."""
-    if new is None:
-        return "the results lack this task; run it too"
     if old.metric != new.metric:
         return f"the baseline has the metric {old.metric}, the results {new.metric}"
     for name, value in old.settings.items():
@@ -259,10 +243,22 @@ def _incomparable(old: Measured, new: Measured | None) -> str | None:
         if value != other:
             a, b = told(value, other)
             return f"{name} is {a} in the baseline but {b} in the results; run them alike"
+    # Marks, prefixes and templates that belong to the arm are meant to change the prompts.
+    if one_arm and None not in (old.prompts, new.prompts) and old.prompts != new.prompts:
+        return (
+            "the prompts differ, though the task's version is the same; evaluate the baseline "
+            "again with this version of the task"
+        )
     return _incomplete(old, new)
 
 
 def _incomplete(old: Measured, new: Measured) -> str | None:
+    for which, one in (("baseline", old), ("results", new)):
+        if one.expected > len(one.hashes):
+            return (
+                f"the sample file of the {which} is cut off: it holds {len(one.hashes)} of "
+                f"{one.expected} documents; run the task again"
+            )
     lost, extra = (set(a.hashes) - set(b.hashes) for a, b in ((old, new), (new, old)))
     if lost or extra:
         shown = ", ".join(sorted(lost or extra)[:_MOST_LISTED])
@@ -271,7 +267,7 @@ def _incomplete(old: Measured, new: Measured) -> str | None:
             "...); evaluate the same documents"
         )
     for which, one in (("baseline", old), ("results", new)):
-        unscored = int(np.isnan(one.scores).sum()) or one.missing
+        unscored = int((~np.isfinite(one.scores)).sum()) or one.missing
         if unscored:
             return (
                 f"{unscored} documents of the {which} have no {one.metric}; run or judge them again"
@@ -312,7 +308,3 @@ def _needed(loss: Loss, margin: float) -> int | None:
     reach = loss.high - loss.mean
     needed = loss.n * (reach / away) ** 2 if away else math.inf
     return math.ceil(needed) if needed < _MOST_NEEDED else None
-
-
-def _name(one: Measurement) -> str:
-    return f"{one.checkpoint}, {one.arm.name}"

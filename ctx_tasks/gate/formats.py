@@ -1,4 +1,4 @@
-"""A gate's judgement for a terminal, as Markdown, JUnit XML and JSON.
+"""A gate's decision for a terminal, as Markdown, JUnit XML and JSON.
 
 Names come from files: they are escaped in each format, and what XML forbids is left out.
 """
@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from ctx_tasks.gate.decision import Judgement, TaskVerdict, Verdict
-from ctx_tasks.leaderboard.formats import escape
+from ctx_tasks.gate.decision import Decision, TaskVerdict, Verdict
+from ctx_tasks.gate.loss import LEVEL
+from ctx_tasks.leaderboard.formats import escape, finite
 from ctx_tasks.tables import Head, Labelled, Table, Value, interval, number
+
+FORMAT = "lm-eval-ctx gate 1"
 
 _ILLEGAL_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STYLES = {
@@ -23,60 +26,67 @@ _STYLES = {
     Verdict.INCONCLUSIVE: "yellow",
     Verdict.ERROR: "bold red",
 }
-Named = Sequence[tuple[str, Judgement]]
+Named = Sequence[tuple[str, Decision]]
 
 
-def table(judgement: Judgement) -> Table:
+def table(decision: Decision) -> Table:
     """A line a task: scores, loss with its one-sided 95 % bounds, margin, verdict."""
     heads = [Head(text) for text in ("n", "before", "after", "loss, 95 %", "margin")]
     rows = []
-    for task in judgement.tasks:
+    for task in decision.tasks:
         n, before, after, _, bounds, margin = map(Value, _numbers(task))
         verdict = Value(word(task.verdict), style=_STYLES[task.verdict])
         rows.append(Labelled(task.task, [n, before, after, bounds, margin, verdict]))
     return Table(Head("task"), [*heads, Head("verdict", words=True)], rows)
 
 
-def sentences(judgement: Judgement) -> list[str]:
+def sentences(decision: Decision) -> list[str]:
     """Why each task got its verdict, and the notes."""
-    said = [f"{task.task}: {word(task.verdict)}: {task.reason}." for task in judgement.tasks]
+    said = [f"{task.task}: {word(task.verdict)}: {task.reason}." for task in decision.tasks]
     said += [
         f"{task.task}: the gain of {-task.loss.mean:.3f} is suspiciously large; are its questions "
         "in the training data?"
-        for task in judgement.tasks
+        for task in decision.tasks
         if task.suspicious and task.loss is not None
     ]
-    return said + judgement.notes
+    return said + decision.notes
 
 
 def markdown(named: Named) -> str:
     """For a comment on a pull request."""
     lines: list[str] = []
-    for name, judgement in named:
-        lines += [f"### Context gate: {word(judgement.verdict)}", "", escape(name), ""]
+    for name, decision in named:
+        lines += [f"### Context gate: {word(decision.verdict)}", "", escape(name), ""]
         lines += ["| task | n | before | after | loss | 95 % bounds | margin | verdict |"]
         lines += ["|---|---:|---:|---:|---:|---:|---:|---|"]
-        for task in judgement.tasks:
+        for task in decision.tasks:
             cells = [escape(task.task), *_numbers(task), word(task.verdict)]
             lines.append(f"| {' | '.join(cells)} |")
-        lines += ["", *(f"- {escape(said)}" for said in sentences(judgement)), ""]
+        lines += ["", *(f"- {escape(said)}" for said in sentences(decision)), ""]
     return "\n".join(lines)
 
 
-def junit(named: Named) -> str:
-    """A test suite a run, a test case a task; inconclusive counts as an error, not as a failure."""
-    root = ElementTree.Element("testsuites")
-    for name, judgement in named:
+def junit(named: Named, seconds: float) -> str:
+    """A test suite a run, a test case a task; inconclusive counts as an error, not as a failure.
+
+    Args:
+        seconds: what the gate took, split evenly: its tasks are decided together.
+    """
+    root = ElementTree.Element("testsuites", time=f"{seconds:.3f}")
+    each = seconds / max(sum(len(decision.tasks) for _, decision in named), 1)
+    for name, decision in named:
         suite = ElementTree.SubElement(root, "testsuite", name=_legal(name))
-        counts = [task.verdict for task in judgement.tasks]
+        counts = [task.verdict for task in decision.tasks]
         errors = counts.count(Verdict.ERROR) + counts.count(Verdict.INCONCLUSIVE)
         suite.set("tests", str(len(counts)))
         suite.set("failures", str(counts.count(Verdict.REGRESSION)))
         suite.set("errors", str(errors))
-        for task in judgement.tasks:
+        suite.set("time", f"{each * len(counts):.3f}")
+        for task in decision.tasks:
             case = ElementTree.SubElement(
-                suite, "testcase", name=_legal(task.task), classname="ctx-eval.gate"
+                suite, "testcase", name=_legal(task.task), classname=_legal(f"ctx-eval.gate.{name}")
             )
+            case.set("time", f"{each:.3f}")
             if task.verdict is not Verdict.PASS:
                 kind = "failure" if task.verdict is Verdict.REGRESSION else "error"
                 message = _legal(task.reason)
@@ -86,19 +96,20 @@ def junit(named: Named) -> str:
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def as_json(named: Named) -> str:
-    """Everything, numbers unrounded."""
-    content = [
+def as_json(named: Named, baseline: str) -> str:
+    """Everything, numbers unrounded, what cannot be known as null; `baseline` is its name."""
+    runs = [
         {
             "name": name,
-            "verdict": word(judgement.verdict),
-            "exit_code": int(judgement.verdict),
-            "tasks": [_plain(task) for task in judgement.tasks],
-            "notes": judgement.notes,
+            "verdict": word(decision.verdict),
+            "exit_code": int(decision.verdict),
+            "tasks": [_plain(task) for task in decision.tasks],
+            "notes": decision.notes,
         }
-        for name, judgement in named
+        for name, decision in named
     ]
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    content = {"format": FORMAT, "baseline": baseline, "level": LEVEL, "runs": runs}
+    return json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def word(verdict: Verdict) -> str:

@@ -1,6 +1,6 @@
 """The leaderboard: a row per checkpoint and arm, a column per task, what template and remedies do.
 
-Every score has a standard error, cluster-robust where samples were logged (`statistics`), otherwise
+Every score has a standard error over clusters where samples were logged (`statistics`), otherwise
 the harness's. In each column the best score is marked, and every score whose difference from it has
 a 95 % interval that holds zero counts as tied: paired where both answered the same documents, as
 independent where they did not (needle documents are measured out in each model's own tokens). These
@@ -35,8 +35,8 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.results import Run, Samples, TaskResult, read_samples
 from ctx_tasks.statistics import (
     Difference,
-    cluster_error,
-    cluster_numbers,
+    Estimate,
+    estimate_samples,
     independent_difference,
     mean_difference,
     paired_difference,
@@ -55,6 +55,7 @@ class Cell:
         value, error: the task's primary metric and its standard error; NaN where there is none.
         n: documents.
         empty: share of answers that say nothing; NaN where the task does not report it.
+        estimate: the score's interval and its clusters; None for an average.
         best, tied: the best of its column, or not distinguishable from it.
         mark: why it is not comparable with the rest of the column (only under force), else "".
     """
@@ -63,6 +64,7 @@ class Cell:
     error: float
     n: int
     empty: float = math.nan
+    estimate: Estimate | None = None
     best: bool = False
     tied: bool = False
     mark: str = ""
@@ -184,15 +186,6 @@ class _Entry:
         found = self.results[column][0].metrics.get("empty")
         return math.nan if found is None else found.value
 
-    def values(self, column: str) -> tuple[np.ndarray, Sequence[str]] | None:
-        """Scores and clusters of the documents that have a score."""
-        found = self.samples(column)
-        if found is None:
-            return None
-        scores = found.scores[self.metric(column)]
-        kept = np.flatnonzero(~np.isnan(scores))
-        return scores[kept], [found.clusters[place] for place in kept]
-
 
 def _entries(runs: Sequence[Run]) -> list[_Entry]:
     entries: dict[tuple[str, str, Arm], _Entry] = {}
@@ -253,15 +246,18 @@ def _row(
 
 
 def _cell(entry: _Entry, column: str) -> Cell:
-    result = entry.results[column][0]
+    result, samples = entry.results[column][0], entry.samples(column)
     reported = result.metrics[result.primary]
-    found, empty = entry.values(column), entry.empty(column)
-    if found is None or not len(found[0]):
+    scored = samples is not None and not np.isnan(samples.scores[result.primary]).all()
+    if samples is None or not scored:
         error = math.nan if reported.error is None else reported.error
-        return Cell(reported.value, error, result.n, empty)
-    values, clusters = found
-    error = cluster_error(values, cluster_numbers(clusters))
-    return Cell(reported.value, error, len(values), empty)
+        unknown = (math.nan, math.nan)
+        found = Estimate(
+            reported.value, error, *unknown, result.n, result.n, max(result.n - 1, 1), "unknown"
+        )
+    else:
+        found = estimate_samples(samples, result.primary)
+    return Cell(reported.value, found.error, found.n, entry.empty(column), found)
 
 
 def _average(cells: Sequence[Cell]) -> Cell:
@@ -347,7 +343,9 @@ def _apart(
 
 
 def _unpaired(a: Cell, b: Cell) -> Difference:
-    return independent_difference((a.value, a.error, a.n), (b.value, b.error, b.n))
+    assert a.estimate is not None
+    assert b.estimate is not None
+    return independent_difference(a.estimate, b.estimate)
 
 
 # ---- what may stand side by side -----------------------------------------------------------------

@@ -135,7 +135,7 @@ def as_json(board: Board) -> str:
         for row in board.rows
     ]
     content = {"columns": board.columns, "rows": rows, "notes": board.notes}
-    return json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(finite(content), indent=1, ensure_ascii=False) + "\n"
 
 
 def escape(text: str) -> str:
@@ -226,10 +226,10 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
     return flat
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """NaN as None, which JSON knows."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, list | tuple) else value

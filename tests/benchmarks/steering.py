@@ -1,7 +1,7 @@
 """What steering costs: hf on SDPA, hf-ctx at alpha 0.9, and the usual eager hook.
 
-    python tests/benchmarks/steering.py             # prefill and decode, time and memory
-    python tests/benchmarks/steering.py --whole-run # alpha = 1 against hf over whole lm_eval runs
+    python -m tests.benchmarks.steering             # prefill and decode, time and memory
+    python -m tests.benchmarks.steering --whole-run # alpha = 1 against hf over whole lm_eval runs
 
 A random model of TinyLlama's shape with 8 of its 22 layers; a prompt of 2048 tokens, 50 new ones,
 float32 on a CPU (bfloat16 and 8192 tokens on a GPU). Runs are interleaved and the medians compared,
@@ -24,9 +24,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ctx_models.steering import steer
+from tests import tiny
 
 ALPHA = 0.9
 NEW_TOKENS = 50
@@ -116,13 +117,14 @@ def measure(model: PreTrainedModel, arm: str) -> tuple[float, float]:
     """Seconds of the prefill, and of one decode step."""
     ids, user = prompt(model)
     with ARMS[arm](model, user):
-        prefill, output = seconds(lambda: model(input_ids=ids, use_cache=True, logits_to_keep=1))
-        cache, token = output.past_key_values, output.logits[:, -1:].argmax(-1)
+        cached = {tiny.cache_names()[0]: DynamicCache(config=model.config), "logits_to_keep": 1}
+        prefill, output = seconds(lambda: model(input_ids=ids, use_cache=True, **cached))
+        token = output.logits[:, -1:].argmax(-1)
 
         def decode() -> None:
             nonlocal token
             for _ in range(NEW_TOKENS):
-                step = model(input_ids=token, past_key_values=cache, logits_to_keep=1)
+                step = model(input_ids=token, **cached)
                 token = step.logits.argmax(-1)
 
         return prefill, seconds(decode)[0] / NEW_TOKENS
@@ -130,7 +132,7 @@ def measure(model: PreTrainedModel, arm: str) -> tuple[float, float]:
 
 def extra_memory(arm: str) -> float:
     """MiB that prefill and decode add to the resident set (or to CUDA's peak), in a new process."""
-    command = [sys.executable, __file__, "--memory-of", arm]
+    command = [sys.executable, "-m", "tests.benchmarks.steering", "--memory-of", arm]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

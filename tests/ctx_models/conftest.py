@@ -2,12 +2,12 @@
 
 import pytest
 
-from ctx_models import attention
+from ctx_models.attention import paths
 
 
 @pytest.fixture(params=["mask row", "channels"])
 def prefill_path(request, monkeypatch):
     """Prefills on a CPU by torch's CPU kernel, and as on any other device."""
     if request.param == "channels":
-        monkeypatch.setattr(attention, "_cpu_kernel_adds_row", lambda: False)
+        monkeypatch.setattr(paths, "_cpu_kernel_adds_row", lambda: False)
     return request.param

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, LogitsProcessor, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -17,16 +17,19 @@ from ctx_models.reference import segment_mass, steered_weights
 _RUN: dict[str, Any] = {}
 
 
-def _attention(module, query, key, value, attention_mask, scaling=None, softcap=None, **_):
+def _attention(
+    module, query, key, value, attention_mask, scaling=None, softcap=None, s_aux=None, **_
+):
     groups = query.shape[1] // key.shape[1]
     weights = steered_weights(
         query,
         repeat_kv(key, groups),
         visible=attention_mask,
-        user=_RUN["user"],
+        user=_RUN["user"][:, : key.shape[2]],
         alpha=_RUN["alpha"][module.layer_idx],
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         softcap=softcap,
+        sinks=s_aux,
     )
     weights = weights.nan_to_num(0.0)  # rows of padding see nothing
     if _RUN["segments"] is not None:
@@ -53,6 +56,7 @@ def naive(
     """A float64 copy steered by eq. 1: user bool [batch, tokens], alpha [layers, heads]."""
     twin = copy.deepcopy(model).double()
     twin.set_attn_implementation("naive")
+    twin.set_experts_implementation("eager")  # the grouped kernel knows no float64
     _RUN.update(user=user, alpha=alpha.double(), segments=segments, mass=[])
     yield twin
     _RUN.clear()
@@ -71,3 +75,37 @@ def mass(model, input_ids, attention_mask, user, alpha, segments) -> torch.Tenso
     with naive(model, user, alpha, segments) as twin:
         twin(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return torch.stack(_RUN["mass"], dim=1)
+
+
+class _Forced(LogitsProcessor):
+    """Chooses the tokens of `sequences`, whatever the logits are."""
+
+    def __init__(self, sequences: torch.Tensor) -> None:
+        self.sequences = sequences
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        chosen = self.sequences[:, input_ids.shape[1], None]
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+
+@torch.no_grad()
+def step_logits(model, sequences, attention_mask, user, alpha) -> torch.Tensor:
+    """Logits [batch, steps, vocabulary] before each generated token, each by a pass of its own.
+
+    `sequences` is the prompt, as long as `attention_mask`, and what `generate` made of it; `user`
+    bool [batch, all tokens]. Positions and other inputs are those that `generate` makes.
+    """
+    prompt = attention_mask.shape[1]
+    with naive(model, user, alpha) as twin:
+        output = twin.generate(
+            input_ids=sequences[:, :prompt],
+            attention_mask=attention_mask,
+            max_new_tokens=sequences.shape[1] - prompt,
+            min_new_tokens=sequences.shape[1] - prompt,
+            do_sample=False,
+            use_cache=False,
+            logits_processor=[_Forced(sequences)],
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    return torch.stack(output.logits, dim=1)

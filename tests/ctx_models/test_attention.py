@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ctx_models.attention import Control, _cpu_kernel_adds_row, controlled, segment_mass
+from ctx_models.attention import Intervention, intervening, segment_mass
+from ctx_models.attention.paths import _cpu_kernel_adds_row
 from ctx_models.spans import Segment
 from ctx_models.steering import steer
 from ctx_tasks.errors import UserError
@@ -95,10 +96,10 @@ def test_steered_mass_follows_the_closed_form():
 def test_a_causal_prefill_needs_no_mask_and_a_step_takes_a_row(prefill_path):
     model = tiny.model()
     ids, attention, user, _ = batch_with_segments()
-    control = Control(user, {0: torch.full((4,), -1.0)})
-    with controlled(model, control):
+    intervention = Intervention(user, {0: torch.full((4,), -1.0)})
+    with intervening(model, intervention):
         model.generate(input_ids=ids, attention_mask=attention, max_new_tokens=2, do_sample=False)
-    assert control.paths == {prefill_path, "decode"}
+    assert intervention.paths == {prefill_path, "decode"}
 
 
 def test_this_torch_has_the_cpu_kernel_we_rely_on_for_speed():
@@ -115,7 +116,7 @@ def test_the_cpu_kernel_equals_the_channels_over_several_of_its_blocks(monkeypat
     found = []
     for usable in (True, False):
         monkeypatch.setattr(
-            "ctx_models.attention._cpu_kernel_adds_row", lambda usable=usable: usable
+            "ctx_models.attention.paths._cpu_kernel_adds_row", lambda usable=usable: usable
         )
         with torch.no_grad(), steer(model, user, alpha=0.2, heads=heads):
             found.append(model(input_ids=ids, attention_mask=attention).logits[attention.bool()])
@@ -128,7 +129,7 @@ def test_long_text_is_processed_in_blocks_without_change(monkeypatch):
     ids, attention, user, _ = batch_with_segments()
     with torch.no_grad(), steer(model, user, alpha=0.5):
         whole = model(input_ids=ids, attention_mask=attention).logits
-        monkeypatch.setattr("ctx_models.attention._BLOCK_ENTRIES", 2 * 2 * 4 * 13)
+        monkeypatch.setattr("ctx_models.attention.paths._BLOCK_ENTRIES", 2 * 2 * 4 * 13)
         blocks = model(input_ids=ids, attention_mask=attention).logits
     torch.testing.assert_close(whole, blocks, **TOLERANCE)
 

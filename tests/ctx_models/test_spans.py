@@ -337,6 +337,13 @@ def test_a_changed_template_or_vocabulary_is_noticed() -> None:
     assert segment(tok, [message]).input_ids == before
 
 
+# What llava-next's does: no error for a string, whose characters have no type.
+PARTS_ONLY = (
+    "{% for m in messages %}[INST] {% for part in m['content'] | selectattr('type', 'equalto', "
+    "'text') %}{{ part['text'] }}{% endfor %} [/INST]{% endfor %}"
+)
+
+
 ERRORS: list[tuple[str, Any, str]] = [
     (
         "no template",
@@ -352,8 +359,8 @@ ERRORS: list[tuple[str, Any, str]] = [
     ("system", lambda: render(tokenizer("gemma"), TALK), "System role not supported; change"),
     (
         "unknown role",
-        lambda: render(tokenizer("zephyr"), [{"role": "tool", "content": "x"}]),
-        "message 0 has the role 'tool': use user, assistant, system, developer.",
+        lambda: render(tokenizer("zephyr"), [{"role": "human", "content": "x"}]),
+        "message 0 has the role 'human': use user, assistant, system, developer, tool.",
     ),
     (
         "no content",
@@ -373,7 +380,22 @@ ERRORS: list[tuple[str, Any, str]] = [
     (
         "no messages",
         lambda: render(tokenizer("zephyr"), []),
-        "cannot render this conversation of 0",
+        "there are no messages: give at least one",
+    ),
+    (
+        "no messages for a template that minds none",
+        lambda: segment(tiny.tokenizer("hello"), []),
+        "there are no messages: give at least one",
+    ),
+    (
+        "a string in a template for parts",
+        lambda: render(tiny.tokenizer(PARTS_ONLY), [HI]),
+        "writes nothing of the user's content, 'Hello!': perhaps it reads a list of",
+    ),
+    (
+        "another text each time",
+        lambda: render(tiny.tokenizer("{{ strftime_now('%f') }}{{ messages[0].content }}"), [HI]),
+        "writes another text each time, as with a clock (strftime_now)",
     ),
     (
         "rewritten",

@@ -9,9 +9,15 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
-from transformers import BitsAndBytesConfig, LlamaForCausalLM
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    BitsAndBytesConfig,
+    DynamicCache,
+    LlamaForCausalLM,
+)
 
-from ctx_models.attention import active_control
+from ctx_models.attention import active_intervention
 from ctx_models.steering import Steering, read_heads, steer
 from ctx_tasks.errors import UserError
 from tests import tiny
@@ -200,15 +206,100 @@ def test_beams_and_several_samples_are_steered_like_single_rows(family: str):
         torch.testing.assert_close(steps.double(), chosen, atol=1e-4, rtol=1e-4)
 
 
-def test_several_tokens_on_top_of_a_cache_equal_one_pass():
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+@pytest.mark.parametrize("name", tiny.cache_names())
+def test_several_tokens_on_top_of_a_cache_equal_one_pass(name: str, family: str):
     """What assisted decoding does; these queries see a cache, so causality needs a mask."""
-    model, (ids, _, user) = tiny.model(), left_padded_batch()
+    model, (ids, _, user) = tiny.model(family), left_padded_batch()
     longer = torch.cat([ids, ids[:, :5]], dim=1)
     with torch.no_grad(), steer(model, user, alpha=0.4):
         whole = model(input_ids=longer).logits
-        first = model(input_ids=ids, use_cache=True)
-        rest = model(input_ids=ids[:, :5], past_key_values=first.past_key_values).logits
+        cache = DynamicCache(config=model.config)
+        model(input_ids=ids, use_cache=True, **{name: cache})
+        rest = model(input_ids=ids[:, :5], **{name: cache}).logits
     torch.testing.assert_close(whole[:, 13:], rest, **TOLERANCE)
+
+
+def logits_of_generate(model, ids, attention, steps: int) -> torch.Tensor:
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=attention,
+        max_new_tokens=steps,
+        min_new_tokens=steps,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.stack(output.logits, dim=1)
+
+
+# Shared keys and values: the last layers of a prefill see one query row and a window's mask.
+GEMMA4 = {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "sliding_window": 5,
+    "head_dim": 16,
+    "global_head_dim": 16,
+    "num_global_key_value_heads": 2,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 512,
+}
+# A chunked cache is no longer than a chunk, whatever the text is.
+LLAMA4 = {
+    "attention_chunk_size": 5,
+    "head_dim": 16,
+    "intermediate_size_mlp": 96,
+    "num_local_experts": 2,
+    "num_experts_per_tok": 1,
+}
+
+
+@pytest.mark.parametrize("generated", [True, False], ids=["all", "generated keep weight"])
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [("gemma4_text", GEMMA4), ("llama4_text", LLAMA4), ("mistral", {"sliding_window": 5})],
+)
+def test_text_past_window_and_chunk_equals_the_naive_model(family, settings, generated: bool):
+    model = tiny.model(family, **settings)
+    assert_every_step_equals_naive(model, Steering(0.3, steer_generated=generated))
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [("gemma4_text", GEMMA4), ("llama4_text", LLAMA4), ("mistral", {"sliding_window": 5})],
+)
+def test_steering_towards_every_token_changes_nothing(family, settings):
+    """Another judge than ours: transformers' own logits, from the first token to past a chunk."""
+    model, (ids, attention, _) = tiny.model(family, **settings), left_padded_batch()
+    with torch.no_grad():
+        plain = logits_of_generate(model, ids, attention, NEW_TOKENS)
+        user = torch.ones_like(attention, dtype=torch.bool)
+        with steer(model, user, alpha=0.5, steer_generated=False):
+            steered = logits_of_generate(model, ids, attention, NEW_TOKENS)
+    torch.testing.assert_close(plain, steered, **TOLERANCE)
+
+
+def test_a_second_mask_of_a_forward_pass_leaves_the_padding_alone():
+    """Bart-like decoders make one for cross attention, too, which has no padding."""
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=512,
+        d_model=32,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=64,
+        max_position_embeddings=64,
+        init_std=0.5,
+    )
+    config.is_encoder_decoder, config.is_decoder = False, True
+    model, (ids, attention, user) = BartForCausalLM(config).eval(), left_padded_batch()
+    with torch.no_grad(), steer(model, user, alpha=0.3):
+        steered = model(input_ids=ids, attention_mask=attention, use_cache=False).logits
+    table = torch.full((2, 4), 0.3)
+    expected = naive.logits(model, ids, attention, user, table)
+    real = attention.bool()
+    torch.testing.assert_close(steered.double()[real], expected[real], **TOLERANCE)
 
 
 def test_a_prompt_longer_than_the_sliding_window_is_steered_exactly():
@@ -281,12 +372,12 @@ def test_bfloat16_steers_as_strongly_as_float32():
 def test_nested_steering_is_refused_and_the_outer_one_survives():
     model, (ids, _, user) = tiny.model(), left_padded_batch()
     with steer(model, user, alpha=0.5):
-        control = active_control(model)
+        intervention = active_intervention(model)
         with pytest.raises(RuntimeError, match="steered already"), steer(model, user, alpha=0.4):
             pass
-        assert active_control(model) is control
+        assert active_intervention(model) is intervention
         model(input_ids=ids)
-    assert active_control(model) is None
+    assert active_intervention(model) is None
 
 
 def test_an_error_inside_restores_the_model():
@@ -294,7 +385,7 @@ def test_an_error_inside_restores_the_model():
     with pytest.raises(KeyError), steer(model, user, alpha=0.5):
         raise KeyError
     assert model.config._attn_implementation == "sdpa"
-    assert active_control(model) is None
+    assert active_intervention(model) is None
 
 
 def test_two_models_are_steered_at_once():
@@ -374,6 +465,18 @@ class TestRefused:
         model, (ids, _, user) = tiny.model(), left_padded_batch()
         with steer(model, user, alpha=0.5), pytest.raises(UserError, match="13 tokens .* got 5"):
             model(input_ids=ids[:, :5])
+
+    def test_a_model_that_computes_with_its_mask(self):
+        model = tiny.model("doge", head_dim=16)
+        ids, attention, user = left_padded_batch()
+        with steer(model, user, alpha=0.5), pytest.raises(UserError, match="doge .* with its atte"):
+            model(input_ids=ids, attention_mask=attention)
+
+    def test_a_model_whose_attention_has_another_term(self):
+        model = tiny.model()
+        ids, attention, user = left_padded_batch()
+        with steer(model, user, alpha=0.5), pytest.raises(UserError, match="llama .* position_bi"):
+            model(input_ids=ids, attention_mask=attention, position_bias=torch.zeros(1))
 
     def test_four_dimensional_mask(self):
         model, (ids, _, user) = tiny.model(), left_padded_batch()

@@ -109,7 +109,8 @@ def test_another_format_and_no_samples_are_refused_in_one_sentence(tmp_path: Pat
 
 # ---- bars, curves and the command ----------------------------------------------------------------
 
-CLEAR, UNCLEAR = Difference(0.2, 0.02, 0.15, 0.25, 40, 20), Difference(-0.1, 0.1, -0.3, 0.1, 40, 9)
+CLEAR = Difference(0.2, 0.02, 0.15, 0.25, 40, 20, 19)
+UNCLEAR = Difference(-0.1, 0.1, -0.3, 0.1, 40, 9, 8)
 BAR = matplotlib.colors.to_rgb("#1d4fa5")
 
 
@@ -161,7 +162,7 @@ def test_a_curve_of_every_line_can_be_drawn(tmp_path: Path) -> None:
 
 def test_an_unknown_interval_is_left_out(tmp_path: Path) -> None:
     nan = float("nan")
-    change_bars([("a", Difference(0.2, nan, nan, nan, 1, 1))], tmp_path / "bars.png", "x")
+    change_bars([("a", Difference(0.2, nan, nan, nan, 1, 1, nan))], tmp_path / "bars.png", "x")
     assert len(pixels(tmp_path / "bars.png", BAR)) == 0
     assert len(pixels(tmp_path / "bars.png", tuple(0.35 * part + 0.65 for part in BAR))) > 1000
 

@@ -132,7 +132,7 @@ def test_two_files_are_compared_and_foreign_names_are_no_markup(tmp_path):
     with serve(script) as server:
         done = judge(server, *paths, "--yes")
     assert done.code == 0
-    assert "mt_bench: [/red]two (chat) against [red]one (chat): +2.00 ± 0.00" in done.out
+    assert "mt_bench: [/red]two (chat) against [red]one (chat): +2.00 ± " in done.out
 
 
 def test_a_killed_run_goes_on_without_paying_twice(tmp_path):

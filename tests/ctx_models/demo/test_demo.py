@@ -261,7 +261,8 @@ def test_a_loss_a_gain_and_no_difference_are_called_so() -> None:
     )
     same = demo_summary.sentence(made_up())
     assert same.startswith("The chat template makes no clear difference")
-    assert "+0.000 ± 0.000 [unclear]" in same
+    # Eight documents without a change do not say that none ever changes.
+    assert "+0.000 ± 0.143 [unclear]" in same
 
 
 def test_the_best_steering_is_that_of_begun_answers_and_each_remedy_has_both_gains() -> None:

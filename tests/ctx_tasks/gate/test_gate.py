@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,7 +12,9 @@ from scipy import stats
 
 from ctx_models.cli import main
 from ctx_models.commands import gate as command
-from ctx_tasks.gate.decision import Margin, paired_loss
+from ctx_tasks.gate import baseline as baselines
+from ctx_tasks.gate.loss import paired_loss
+from ctx_tasks.gate.margin import Margin
 from tests.commands import as_process, ctx_eval
 from tests.ctx_tasks.result_files import hits, lines, sample, write_run
 
@@ -43,9 +46,9 @@ def baseline(tmp_path):
 @pytest.mark.parametrize(
     ("scores", "code", "said"),
     [
-        (hits(300), 0, "pass: the loss is at most 0.004"),
+        (hits(300), 0, "pass: the loss is at most 0.00675"),
         (hits(240), 1, "regression: the loss is beyond 0.01"),
-        (hits(296), 2, "inconclusive: the loss is between +0.001 and +0.019"),
+        (hits(296), 2, "inconclusive: the loss is between +0.001 and +0.022"),
         (hits(380), 0, "the gain of 0.199 is suspiciously large"),
     ],
 )
@@ -65,7 +68,8 @@ def test_a_process_of_its_own_ends_with_the_code_of_the_verdict(tmp_path, baseli
 
 def test_the_same_answers_pass_however_few(tmp_path):
     folder = write(tmp_path / "a", hits(3, 5))
-    code, out, _ = gate("--baseline", folder, folder)
+    again = shutil.copytree(folder, tmp_path / "again")
+    code, out, _ = gate("--baseline", folder, again)
     assert (code, "every answer is the baseline's" in out) == (0, True)
     code, out, _ = gate("--baseline", folder, write(tmp_path / "b", hits(3, 5)))
     assert (code, "documents would settle it" in " ".join(out.split())) == (2, True)
@@ -122,8 +126,99 @@ def test_answers_without_a_verdict_are_an_error(tmp_path):
     file = next(folder.glob("samples_*"))
     rows = [json.loads(line) | {"missing": 0.0} for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    code, out, _ = gate("--baseline", folder, folder)
+    code, out, _ = gate("--baseline", folder, shutil.copytree(folder, tmp_path / "again"))
     assert (code, "2 documents of the baseline have no score" in out) == (3, True)
+
+
+def test_every_run_is_judged_or_named(tmp_path, baseline):
+    """The folder of the results holds the baseline's run, and a candidate that fell."""
+    write(tmp_path / "results" / "main", hits(300))
+    write(tmp_path / "results" / "new", hits(80), model="org/candidate")
+    code, _, err = gate("--baseline", baseline, tmp_path / "results")
+    assert (code, "left over: org/candidate, raw (" in err) == (3, True)
+
+
+def test_a_task_that_the_baseline_lacks_is_an_error(tmp_path, baseline):
+    new = write(tmp_path / "new", hits(300))
+    write(new, hits(10), task="quac_contains", stamp="2026-11-25T00-00-00.000000")
+    code, out, _ = gate("--baseline", baseline, new)
+    assert code == 3
+    assert "quac_contains: error: the baseline lacks this task" in " ".join(out.split())
+
+
+def test_a_baseline_is_saved_on_pass_alone_and_never_judged_against_itself(tmp_path, baseline):
+    kept = baseline.read_text()
+    worse, same = write(tmp_path / "worse", hits(100)), write(tmp_path / "same", hits(300))
+    assert gate("--baseline", baseline, "--save", baseline, worse)[0] == 1
+    assert baseline.read_text() == kept
+    unclear = write(tmp_path / "unclear", hits(296))
+    options = ["--baseline", baseline, "--save", baseline, "--inconclusive-passes"]
+    code, _, err = gate(*options, unclear)
+    assert (code, "is not written" in err) == (0, True)
+    assert baseline.read_text() == kept
+    assert gate("--baseline", baseline, "--save", baseline, same)[0] == 0
+    assert baseline.read_text() != kept
+    code, _, err = gate("--baseline", same, same)
+    assert (code, "is the baseline itself" in err) == (3, True)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_crash_is_no_regression(tmp_path, baseline, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    new = write(tmp_path / "new", hits(300))
+    monkeypatch.setattr(baselines, "read", fail)
+    code, _, err = gate("--baseline", baseline, new)
+    assert (code, error.__name__ in err) == (3, True)
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [-5, "a", 10**12, 1.0, True])
+def test_cluster_numbers_of_a_baseline_are_checked(tmp_path, baseline, number):
+    content = json.loads(baseline.read_text())
+    content["runs"][0]["tasks"][TASK]["clusters"][0] = number
+    baseline.write_text(json.dumps(content))
+    code, _, err = gate("--baseline", baseline, write(tmp_path / "new", hits(300)))
+    assert (code, "clusters are not numbered from 0" in err) == (3, True)
+
+
+def test_a_sample_file_cut_at_a_line_end_is_an_error(tmp_path):
+    folder = write(tmp_path / "a", hits(300))
+    new = write(tmp_path / "b", hits(300))
+    for cut in (folder, new):
+        file = next(cut.glob("samples_*"))
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:350]))
+    code, out, _ = gate("--baseline", folder, new)
+    assert (code, "cut off: it holds 350 of 400 documents" in " ".join(out.split())) == (3, True)
+
+
+def test_prompts_that_changed_under_one_version_are_an_error(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, prompts in zip(folders, ("p", "p", "q"), strict=True):
+        rows = [line | {"prompt_hash": prompts * 8} for line in lines(hits(300))]
+        write_run(folder, {TASK: rows})
+    assert gate("--baseline", folders[0], folders[1])[0] == 0
+    code, out, _ = gate("--baseline", folders[0], folders[2])
+    assert (code, "the prompts differ" in out) == (3, True)
+
+
+@pytest.mark.parametrize("margin", ["5", "1", "100%"])
+def test_a_margin_that_tolerates_every_loss_is_refused(tmp_path, baseline, margin):
+    new = write(tmp_path / "new", hits(0))
+    code, _, err = gate("--baseline", baseline, "--margin", margin, new)
+    assert (code, "tolerates every loss" in " ".join(err.split())) == (3, True)
+
+
+def test_a_few_clusters_are_said_to_be_no_sample(tmp_path):
+    rows = {
+        name: [sample(1.0, i, passage_id=i // 50) | {"filtered_resps": [name]} for i in range(400)]
+        for name in ("a", "b")
+    }
+    for name, found in rows.items():
+        write_run(tmp_path / name, {TASK: found})
+    _, out, _ = gate("--baseline", tmp_path / "a", tmp_path / "b")
+    assert "the documents lie in 8 clusters" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
@@ -133,17 +228,23 @@ def test_answers_without_a_verdict_are_an_error(tmp_path):
         (["RESULTS"], "give --baseline FILE"),
         (["RESULTS", "--baseline", "nowhere"], "does not exist"),
         (["RESULTS", "--baseline", "BROKEN"], "is no baseline"),
-        (["RESULTS", "--baseline", "RESULTS", "--margin", "much"], "margin 'much' must be a loss"),
-        (["RESULTS", "--baseline", "RESULTS", "--margin", "-1"], "must be a loss"),
-        (["RESULTS", "--baseline", "RESULTS", "--metric", "f1"], "has no metric 'f1'"),
-        (["RESULTS", "--baseline", "RESULTS", "--margins", "OTHER"], "There is a margin for mmlu"),
+        (["RESULTS", "--baseline", "AGAIN", "--margin", "much"], "margin 'much' must be a loss"),
+        (["RESULTS", "--baseline", "AGAIN", "--margin", "-1"], "must be a loss"),
+        (["RESULTS", "--baseline", "AGAIN", "--metric", "f1"], "has no metric 'f1'"),
+        (["RESULTS", "--baseline", "AGAIN", "--margins", "OTHER"], "There is a margin for mmlu"),
     ],
 )
 def test_mistakes_exit_with_3_in_one_sentence(tmp_path, arguments, said):
     write(tmp_path / "results", hits(3, 5))
-    (tmp_path / "broken.json").write_text('{"format": "lm-eval-ctx baseline 1", "runs": [{}]}')
+    shutil.copytree(tmp_path / "results", tmp_path / "again")
+    (tmp_path / "broken.json").write_text('{"format": "lm-eval-ctx baseline 2", "runs": [{}]}')
     (tmp_path / "margins.yaml").write_text("mmlu: 0.1\n")
-    places = {"RESULTS": "results", "BROKEN": "broken.json", "OTHER": "margins.yaml"}
+    places = {
+        "RESULTS": "results",
+        "AGAIN": "again",
+        "BROKEN": "broken.json",
+        "OTHER": "margins.yaml",
+    }
     code, _, err = gate(*(tmp_path / places[a] if a in places else a for a in arguments))
     assert code == 3
     assert said in " ".join(err.replace("│", "").split())
@@ -239,7 +340,13 @@ def test_reports_for_ci_are_well_formed_and_escaped(tmp_path):
     assert suite.get("name") == "<b>|`x`</b>, raw"
     assert r"\<b\>\|\`x\`" in md
     assert "| regression |" in md
-    [found] = json.loads(plain)
+    [case] = suite
+    assert case.get("classname") == "ctx-eval.gate.<b>|`x`</b>, raw"
+    assert float(case.get("time")) == float(suite.get("time")) >= 0
+    content = json.loads(plain)
+    assert (content["format"], content["level"]) == ("lm-eval-ctx gate 1", 0.05)
+    assert content["baseline"] == str(old)
+    [found] = content["runs"]
     assert (found["verdict"], found["exit_code"]) == ("regression", 1)
     assert found["tasks"][0]["loss"]["n"] == N
 
@@ -249,10 +356,11 @@ def test_the_bounds_are_those_of_student_with_half_a_document_added():
     loss = paired_loss(losses, np.arange(100), 0.01)
     mean = 20 / 102
     assert loss.mean == pytest.approx(mean)
-    squares = ((losses - mean) ** 2).sum() + 1
-    error = np.sqrt(100 / 99 * squares) / 102
+    squares = 100 / 99 * ((losses - mean) ** 2).sum() + 1
+    error = np.sqrt(squares) / 102
     assert loss.error == pytest.approx(error)
-    assert loss.high == pytest.approx(mean + stats.t.ppf(0.95, 99) * error)
+    assert loss.low == pytest.approx(mean - stats.t.ppf(0.95, 99) * error)
+    assert loss.high == pytest.approx(mean + stats.t.ppf(0.95, 99) * error, abs=0.005)
     assert loss.p == pytest.approx(stats.t.sf((mean - 0.01) / error, 99))
 
 
