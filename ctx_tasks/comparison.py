@@ -12,16 +12,16 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ctx_tasks import settings
-from ctx_tasks.columns import heading
+from ctx_tasks.columns import GROUPS, heading
 from ctx_tasks.errors import UserError
-from ctx_tasks.results import Run, Samples, TaskResult, read_documents, read_samples
+from ctx_tasks.results import Run, Samples, TaskResult, cut_off, read_documents, scored
 from ctx_tasks.statistics import Difference, holm, paired_changes, paired_difference, sign_flip
 
 
@@ -62,20 +62,34 @@ class Flip:
 
 
 def compare(a: Run, b: Run, *, force: bool = False) -> list[TaskComparison]:
-    """Compare every task both runs have.
+    """Compare every task both runs have, with a score per document.
 
     Raises:
         UserError: no task or no document in both, or settings that differ (unless `force`).
     """
     b = aligned(a, b)
-    found = [_compare(a, b, task, force) for task in shared_tasks(a, b)]
+    before, after = scored(a)[0], scored(b)[0]
+    shared = shared_tasks(a, b, before, after)
+    found = [_compare(a, b, task, (before[task], after[task]), force) for task in shared]
     corrected = holm([one.p for one in found])
     return [replace(one, p=p) for one, p in zip(found, corrected, strict=True)]
 
 
+def notes(a: Run, b: Run) -> list[str]:
+    """Which metric stands for a task where there was a choice, and what is left out or cut off."""
+    said: list[str] = []
+    for run in (a, b):
+        found, reasons = scored(run)
+        results = [result for name, result in run.tasks.items() if name in found]
+        said += [result.chosen.said for result in results]
+        said += [cut_off(result, found[result.task]) for result in results]
+        said += reasons
+    return [note for note in dict.fromkeys(said) if note]
+
+
 def aligned(a: Run, b: Run) -> Run:
     """`b` with its tasks under the names of `a`'s in the same columns, the answer begun or not."""
-    names = {heading(name): name for name, result in a.tasks.items() if not result.members}
+    names = {heading(name): name for name in a.tasks if name not in GROUPS}
     return replace(b, tasks={names.get(heading(n), n): r for n, r in b.tasks.items()})
 
 
@@ -107,17 +121,21 @@ def _flat(one: TaskComparison) -> dict[str, Any]:
     }
 
 
-def shared_tasks(a: Run, b: Run) -> list[str]:
-    """Names of the tasks (no groups) both runs have.
+def shared_tasks(a: Run, b: Run, before: Collection[str], after: Collection[str]) -> list[str]:
+    """Names of the tasks and groups of both runs.
+
+    Args:
+        before, after: those of each run that have a score per document.
 
     Raises:
         UserError: there is none.
     """
-    shared = [name for name, result in a.tasks.items() if name in b.tasks and not result.members]
+    shared = [name for name in before if name in after]
     if not shared:
+        left = "".join(f" {note}" for note in notes(a, b))
         raise UserError(
             f"{a.path} has {', '.join(a.tasks)} and {b.path} has {', '.join(b.tasks)}: no task in "
-            "both; compare runs of the same tasks."
+            f"both with a score per document; compare runs of the same tasks.{left}"
         )
     return shared
 
@@ -155,10 +173,12 @@ def _output(line: dict[str, Any]) -> str:
     return kept[0] if isinstance(kept[0], str) else json.dumps(kept[0])
 
 
-def _compare(a: Run, b: Run, task: str, force: bool) -> TaskComparison:
+def _compare(
+    a: Run, b: Run, task: str, samples: tuple[Samples, Samples], force: bool
+) -> TaskComparison:
     first, second = a.tasks[task], b.tasks[task]
     mark = differing(a, b, task, force)
-    before, after = read_samples(first), read_samples(second)
+    before, after = samples
     metric = _metric(first, second)
     _require_same(before, after, task, a, b, force)
     changes, clusters = paired_changes(before, after, metric)

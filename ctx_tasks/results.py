@@ -35,7 +35,7 @@ from ctx_tasks.scores import (
     of_members,
     over_lengths,
 )
-from ctx_tasks.settings import settings
+from ctx_tasks.settings import BEGUN, settings
 
 logger = logging.getLogger(__name__)
 
@@ -330,6 +330,8 @@ def _task(path: Path, content: dict[str, Any], name: str, choice: Choice) -> Tas
         "filter": chosen.filter,
         "subtasks": {leaf: content.get("versions", {}).get(leaf) for leaf in leaves},
     }
+    if parts:
+        agreeing[BEGUN] = all(part.settings[BEGUN] for part in parts)
     samples = samples_file(path, name)
     return TaskResult(
         name,

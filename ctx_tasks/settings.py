@@ -10,9 +10,13 @@ from typing import Any
 from ctx_tasks.columns import TASKS
 from ctx_tasks.errors import UserError
 
+# Whether a task that is not ours is answered without the model's own beginning.
+BEGUN = "answer begun"
 # What makes the arm: two arms are meant to differ in it, one checkpoint is not.
 TEMPLATE = "chat template"
 # Where data came from and how it was measured out differ between equal data.
+# Answers are given, and the model says how likely they are.
+_RATED = ("multiple_choice", "loglikelihood")
 _NO_DATA = {"source", "tokenizer", "window"}
 
 
@@ -34,6 +38,7 @@ def settings(content: Mapping[str, Any], task: str) -> dict[str, Any]:
         },
         # The beginning of our answers is the arm's, of others' the task's.
         "response prefix": None if task in TASKS else used.get("gen_prefix"),
+        BEGUN: bool(used.get("gen_prefix")) or used.get("output_type") in _RATED,
         # MT-Bench leaves the arm's indicator out unless told otherwise.
         "indicator kept": (used.get("metadata") or {}).get("mt_bench_indicator"),
         "data": _data(used, seen),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctx_models.commands import choice
 from ctx_models.commands.output import put
 from ctx_tasks.errors import UserError
 
@@ -38,6 +39,8 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Compare in spite of different settings, marked.")
     ] = False,
+    metric: choice.Metric = None,
+    filter: choice.Filter = None,
     format: Annotated[Format, typer.Option("--format", help="Numbers unrounded.")] = (
         Format.terminal
     ),
@@ -61,7 +64,8 @@ def command(
         raise UserError(f"--output {output} is of --format csv and json; name one of them.")
     if format is not Format.terminal and flips:
         raise UserError(f"--flips {flips} is of the terminal; leave --format {format.value} out.")
-    first, second = (comparison.one_run(read_runs([path]), str(path)) for path in (a, b))
+    asked = choice.read(metric, filter)
+    first, second = (comparison.one_run(read_runs([path], asked), str(path)) for path in (a, b))
     second = comparison.aligned(first, second)
     found = comparison.compare(first, second, force=force)
     if format is Format.json:
@@ -84,7 +88,9 @@ def _print(first: Run, second: Run, found: list[TaskComparison], flips: int) -> 
     if differing:
         tables.say(f"What is compared (A, B): {'; '.join(differing)}.", console)
     _show(found, console)
-    for task in comparison.shared_tasks(first, second) if flips else ():
+    for note in comparison.notes(first, second):
+        tables.say(note, console)
+    for task in [one.task for one in found] if flips else ():
         for flip in islice(comparison.flips(first, second, task), None if flips < 0 else flips):
             _show_flip(flip, console)
 
