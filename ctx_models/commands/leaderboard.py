@@ -58,9 +58,8 @@ def command(
 
     if format is Format.html and output is None:
         raise UserError("--format html is a page: name its file, such as --output report.html.")
-    made = board(
-        read_runs(results, choice.read(metric, filter)), force=force, unbegun_tax=unbegun_tax
-    )
+    runs = read_runs(results, choice.read(metric, filter))
+    made = board(runs, force=force, unbegun_tax=unbegun_tax)
     if format is Format.html:
         from ctx_tasks.report.page import write
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from ctx_tasks.arm import Arm
 from ctx_tasks.errors import UserError
-from ctx_tasks.results import Run, TaskResult, read_documents, read_runs, read_samples
+from ctx_tasks.results import Samples, TaskResult, read_documents, read_runs, scored
+from ctx_tasks.scores import Choice
 from ctx_tasks.statistics import cluster_numbers
 
 FORMAT = "lm-eval-ctx baseline 2"
@@ -55,27 +56,37 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All tasks of one checkpoint and arm."""
+    """All tasks of one checkpoint and arm; `notes` name what is not among them, and why."""
 
     checkpoint: str
     arm: Arm
     tasks: dict[str, Measured]
     source: str
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def read(path: Path, metric: str | None = None) -> list[Measurement]:
+def read(path: Path, choice: Choice | None = None) -> list[Measurement]:
     """Measurements of a baseline file, a results file or a folder of results.
 
+    Tasks without a score per document are left out, with a note.
+
     Raises:
-        UserError: neither, malformed, or results without samples.
+        UserError: neither, malformed, or results of which no task has such scores.
     """
     if path.is_file() and _is_baseline(path):
         return _read_baseline(path)
     merged: dict[tuple[str, str, Arm], Measurement] = {}
-    for run in read_runs([path]):
+    for run in read_runs([path], choice):
         key = (run.checkpoint, run.identity, run.arm)
         found = merged.setdefault(key, Measurement(run.checkpoint, run.arm, {}, str(run.path)))
-        found.tasks.update(_measured(run, metric))
+        samples, reasons = scored(run)
+        for name, of in samples.items():
+            found.tasks[name] = _task(run.tasks[name], of)
+            found.notes += [run.tasks[name].chosen.said] if run.tasks[name].chosen.said else []
+        found.notes += reasons
+    for one in merged.values():
+        if not one.tasks:
+            raise UserError(f"{one.source} has nothing to judge: {' '.join(one.notes)}")
     return list(merged.values())
 
 
@@ -96,20 +107,8 @@ def text(measurements: Sequence[Measurement]) -> str:
     return json.dumps(content, separators=(",", ":")) + "\n"
 
 
-def _measured(run: Run, metric: str | None) -> dict[str, Measured]:
-    return {
-        name: _task(result, metric or result.primary)
-        for name, result in run.tasks.items()
-        if not result.members
-    }
-
-
-def _task(result: TaskResult, metric: str) -> Measured:
-    if metric not in result.metrics:
-        raise UserError(
-            f"{result.task} has no metric {metric!r}; it has {', '.join(result.metrics)}."
-        )
-    samples = read_samples(result)
+def _task(result: TaskResult, samples: Samples) -> Measured:
+    metric = result.primary
     missing = result.metrics.get("missing")
     return Measured(
         metric,
