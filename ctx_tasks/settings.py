@@ -38,12 +38,16 @@ def settings(content: Mapping[str, Any], task: str) -> dict[str, Any]:
         },
         # The beginning of our answers is the arm's, of others' the task's.
         "response prefix": None if task in TASKS else used.get("gen_prefix"),
-        BEGUN: bool(used.get("gen_prefix")) or used.get("output_type") in _RATED,
+        BEGUN: None if task in TASKS else _begun(used),
         # MT-Bench leaves the arm's indicator out unless told otherwise.
         "indicator kept": (used.get("metadata") or {}).get("mt_bench_indicator"),
         "data": _data(used, seen),
         "haystack": seen.get("sha256") if "lengths" in seen else None,
     }
+
+
+def _begun(used: Mapping[str, Any]) -> bool:
+    return bool(used.get("gen_prefix")) or used.get("output_type") in _RATED
 
 
 def _data(used: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,8 +82,8 @@ def read(path: Path, choice: Choice | None = None) -> list[Measurement]:
         samples, reasons = scored(run)
         for name, of in samples.items():
             found.tasks[name] = _task(run.tasks[name], of)
-            found.notes += [run.tasks[name].chosen.said] if run.tasks[name].chosen.said else []
-        found.notes += reasons
+            found.notes.extend(filter(None, [run.tasks[name].chosen.said]))
+        found.notes.extend(reasons)
     for one in merged.values():
         if not one.tasks:
             raise UserError(f"{one.source} has nothing to judge: {' '.join(one.notes)}")

@@ -372,6 +372,10 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
     return notes
 
 
+def _tasks(row: Row) -> set[str]:
+    return {result.task for result in row.results.values()}
+
+
 def _unscored(results: Sequence[tuple[Entry, str, TaskResult]]) -> list[str]:
     """What has no score per document, or fewer documents than were evaluated."""
     notes = []
@@ -401,6 +405,7 @@ def _meanings(rows: Sequence[Row]) -> list[str]:
     untaxed = {row.checkpoint for row in rows if row.arm == RAW}
     untaxed &= {row.checkpoint for row in rows if row.arm == CHAT}
     untaxed -= {row.checkpoint for row in rows if row.tax or row.unbegun_tax}
+    untaxed &= {row.checkpoint for row in rows if not table.TASKS.keys().isdisjoint(_tasks(row))}
     if untaxed:
         notes.append(
             f"No template tax of {', '.join(sorted(untaxed))}: it is taken between arms whose "
