@@ -80,9 +80,8 @@ def notes(a: Run, b: Run) -> list[str]:
     said: list[str] = []
     for run in (a, b):
         found, reasons = scored(run)
-        results = [result for name, result in run.tasks.items() if name in found]
-        said += [result.chosen.said for result in results]
-        said += [cut_off(result, found[result.task]) for result in results]
+        said += [run.tasks[name].chosen.said for name in found]
+        said += [cut_off(run.tasks[name], samples) for name, samples in found.items()]
         said += reasons
     return [note for note in dict.fromkeys(said) if note]
 

@@ -36,7 +36,7 @@ def results_files(folder: Path) -> list[Path]:
     return sorted(file for file in files_below(folder) if _is_results(file.name))
 
 
-def date(results: Path) -> str:
+def date_of(results: Path) -> str:
     """The end of a results file's name, which its sample files share."""
     name = results.stem
     return name.removeprefix(_OURS) if name.startswith(_OURS) else name.rpartition("_")[2]
@@ -44,7 +44,7 @@ def date(results: Path) -> str:
 
 def samples_file(results: Path, task: str) -> Path:
     """Where the samples of a task lie if they were logged."""
-    return results.parent / f"samples_{task}_{date(results)}.jsonl"
+    return results.parent / f"samples_{task}_{date_of(results)}.jsonl"
 
 
 def results_of(samples: Path, task: str) -> Path:
@@ -52,7 +52,7 @@ def results_of(samples: Path, task: str) -> Path:
     end = samples.stem.removeprefix(f"samples_{task}_")
     beside = sorted(samples.parent.glob("*.json"))
     usual = samples.with_name(f"{_OURS}{end}.json")
-    return next((file for file in beside if _is_results(file.name) and date(file) == end), usual)
+    return next((file for file in beside if _is_results(file.name) and date_of(file) == end), usual)
 
 
 def _is_results(name: str) -> bool:
