@@ -222,18 +222,25 @@ def scored(run: Run) -> tuple[dict[str, Samples], list[str]]:
     waiting = list(run.standing.items())
     while waiting:
         name, result = waiting.pop(0)
-        reason = ""
-        if not result.logged:
-            reason = f"{name} has no samples in {run.path} (--log_samples)"
-        else:
-            samples = read_samples(result)
-            if not np.isnan(samples.scores[result.primary]).all():
-                found[name] = samples
-                continue
-            reason = f"{name}: {result.primary} is not scored per document"
-        reasons.append(f"{reason}; left out.")
+        samples = read_samples(result) if result.logged else None
+        if samples is not None and not np.isnan(samples.scores[result.primary]).all():
+            found[name] = samples
+            continue
+        without = f"{name} has no samples in {run.path} (--log_samples)"
+        reasons.append(f"{without if samples is None else unscored(result)}; left out.")
         waiting += [(m, run.tasks[m]) for m in result.members if m in run.tasks]
     return found, reasons
+
+
+def unscored(result: TaskResult) -> str:
+    """Why a task with samples has no score per document."""
+    lengths = result.metrics[result.primary].lengths
+    if lengths:
+        return (
+            f"{result.task}: {result.primary} is no mean over documents, as the lengths have "
+            f"unequal numbers of them (--metric {result.task}={lengths[0]})"
+        )
+    return f"{result.task}: {result.primary} is not scored per document"
 
 
 def cut_off(result: TaskResult, samples: Samples) -> str:

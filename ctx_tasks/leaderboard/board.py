@@ -32,7 +32,7 @@ from ctx_tasks import settings
 from ctx_tasks.arm import CHAT, RAW, Arm
 from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard.entries import Entry, read_entries
-from ctx_tasks.results import Run, Samples, TaskResult, cut_off
+from ctx_tasks.results import Run, Samples, TaskResult, cut_off, unscored
 from ctx_tasks.statistics import (
     Difference,
     Estimate,
@@ -382,10 +382,7 @@ def _unscored(results: Sequence[tuple[Entry, str, TaskResult]]) -> list[str]:
     for entry, column, result in results:
         samples = entry.samples(column)
         if samples is not None and entry.scores(column) is None:
-            notes.append(
-                f"{result.task}: {result.primary} is not scored per document; the error is the "
-                "harness's, nothing is paired."
-            )
+            notes.append(f"{unscored(result)}; the error is the harness's, nothing is paired.")
         if samples is not None:
             notes.append(cut_off(result, samples))
         if not result.metrics[result.primary].higher_is_better:
