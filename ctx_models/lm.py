@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
-from hashlib import blake2b
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from jinja2.exceptions import TemplateError
+from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 
+from ctx_tasks import harness
+from ctx_tasks.answers import Answer, LogLikelihood, Note
 from ctx_tasks.arm import ARGUMENTS, split
 from ctx_tasks.errors import UserError
 from ctx_tasks.loaded import Loaded, announce
@@ -36,28 +38,19 @@ from .arm import ArmSettings, read_arm
 from .fingerprint import check_cache, checkpoint_fingerprint, short_hash
 from .generation import check_generation
 from .indicator import check_indicator
+from .notes import Ledger, NotedHook
+from .prompts import PromptText, clipped
 from .registry import register_model
+from .rows import UserRows
 from .selfcheck import SelfCheck
 from .spans import Rendered, Segment, Segmented, raw, render, tokenize, with_response
 from .steering import steer
+from .window import overlong, read_policy, shortened
 
 logger = logging.getLogger(__name__)
 
 # The arguments, beside the names, that decide which tokenizer and config are read.
 _SOURCE = ("revision", "trust_remote_code", "subfolder", "gguf_file")
-
-
-class PromptText(str):
-    """A rendered prompt that remembers its segments (and keeps them when pickled)."""
-
-    rendered: Rendered
-
-    @classmethod
-    def of(cls, rendered: Rendered) -> PromptText:
-        """The text of `rendered`, carrying it along."""
-        text = cls(rendered.text)
-        text.rendered = rendered
-        return text
 
 
 class CtxLM(HFLM):
@@ -67,6 +60,10 @@ class CtxLM(HFLM):
         pretrained: model folder or hub name, or the name of a bundled model (`ctx_models.nano`);
             None for the bundled nano-chat, with a warning.
         peft, tokenizer: HFLM's; the adapter's tokenizer is used when it has one.
+        overlength: what is done with prompts longer than the window: `mark` counts what they lose,
+            `skip` leaves their documents out, `refuse` ends the run before anything runs.
+        cut: what they lose: the oldest tokens (`left`, as in hf), or the middle of what the user
+            wrote (`frame`).
         kwargs: the settings of an arm (`ctx_tasks.arm.ARGUMENTS`: alpha, schedule, layers,
             indicator, ...), described at `ctx_tasks.arm.Arm`, and HFLM's.
 
@@ -79,8 +76,11 @@ class CtxLM(HFLM):
         pretrained: str | None = None,
         peft: str | None = None,
         tokenizer: Any = None,
+        overlength: str = "mark",
+        cut: str = "left",
         **kwargs: Any,
     ) -> None:
+        self.overlength, self.cut = read_policy(overlength, cut)
         if pretrained is None:
             logger.warning("hf-ctx got no `pretrained`: this is the bundled %s.", nano.DEFAULT)
         given = pretrained
@@ -117,11 +117,16 @@ class CtxLM(HFLM):
             self._check_padding()
         self._user_mask: torch.Tensor | None = None
         self._probing = False
+        self._ledger = Ledger()
+        # Tokens that pairs of context and continuation lost before HFLM sees them.
+        self._lost: dict[tuple[str, str], int] = {}
+        super().set_cache_hook(NotedHook(CacheHook(None), self._ledger))
+        harness.watch_answers()
 
     def _take(self, settings: ArmSettings) -> None:
         """Note the settings of an arm and forget what was noted under another."""
         self.arm, self.steering = settings.arm, settings.steering
-        self._row_masks: dict[bytes, np.ndarray] = {}
+        self._rows = UserRows()
         self._templated = False
         self._paths: set[str] = set()
 
@@ -178,7 +183,7 @@ class CtxLM(HFLM):
     @property
     def _segmented(self) -> bool:
         """Whether anything here needs to know which tokens are the user's."""
-        return self.steering.active or self.arm.indicator is not None
+        return self.steering.active or self.arm.indicator is not None or self.cut == "frame"
 
     # ---- prompts -------------------------------------------------------------------------------
 
@@ -237,12 +242,54 @@ class CtxLM(HFLM):
 
     # ---- generation ----------------------------------------------------------------------------
 
-    def generate_until(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[str]:
-        """HFLM's, after a look at the generation arguments, which would end it in a traceback."""
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """HFLM's, with a note to each answer; requests of other arguments run one after another."""
         window = self.max_length if self.backend == "causal" else None
-        for settings in {str(one.args[1]): one.args[1] for one in requests}.values():
-            check_generation(settings, window, self.max_gen_toks)
-        return super().generate_until(requests, *args, **kwargs)
+        by_settings: dict[str, list[int]] = {}
+        for place, one in enumerate(requests):
+            by_settings.setdefault(str(one.args[1]), []).append(place)
+        for places in by_settings.values():
+            check_generation(requests[places[0]].args[1], window, self.max_gen_toks)
+        skipped = self._left_out(requests, self._prompt_excess)
+        answers: dict[int, str] = {
+            place: Answer.of("", Note(excess, skipped=True)) for place, excess in skipped.items()
+        }
+        for places in by_settings.values():
+            kept = [place for place in places if place not in skipped]
+            texts = self._generate([requests[place] for place in kept], disable_tqdm)
+            answers.update(zip(kept, texts, strict=True))
+        return [answers[place] for place in range(len(requests))]
+
+    def _generate(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
+        """Answers to requests of the same arguments."""
+        texts = super().generate_until(requests, disable_tqdm) if requests else []
+        return [
+            self._ledger.answer(one.args[0], text)
+            for one, text in zip(requests, texts, strict=True)
+        ]
+
+    def _left_out(self, requests: Sequence[Any], excess: Callable[[Any], int]) -> dict[int, int]:
+        """Requests to leave out as too long, by place, and by how many tokens they are."""
+        if self.overlength == "mark":
+            return {}
+        return overlong(requests, [excess(one) for one in requests], self.overlength)
+
+    def _prompt_excess(self, request: Any) -> int:
+        """Tokens by which a prompt is longer than the room for it."""
+        text, settings = request.args
+        return max(0, self._length(text) - self._room(settings))
+
+    def _room(self, settings: Mapping[str, Any]) -> int:
+        """Tokens that generation arguments leave for a prompt."""
+        if self.backend != "causal":
+            return int(self.max_length)
+        return self.max_length - harness.answer_tokens(settings, self.max_gen_toks)
+
+    def _length(self, text: str) -> int:
+        """Tokens of a prompt as it will be run."""
+        if self._segmented:
+            return len(self._tokens(self._rendered(text)).input_ids)
+        return len(self.tok_encode(text))
 
     def tok_batch_encode(
         self,
@@ -251,35 +298,64 @@ class CtxLM(HFLM):
         left_truncate_len: int | None = None,
         truncation: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask, each [batch, tokens]; notes which tokens are the user's."""
+        """Token ids and attention mask, each [batch, tokens]; notes what a cut takes away.
+
+        With segments it also notes which tokens are the user's.
+        """
         if not self._segmented:
-            return super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
-        rows = [self._tokens(self._rendered(text)) for text in strings]
-        longest = max(len(row.input_ids) for row in rows)
-        width = min(longest, left_truncate_len or longest)
-        if width < longest:
-            logger.warning("Left truncation: %d tokens cut to the last %d.", longest, width)
+            ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
+            lengths = mask.sum(1).tolist()
+            kept = slice(-(left_truncate_len or ids.shape[1]), None)
+            ids, mask = ids[:, kept], mask[:, kept]
+        else:
+            rows = [self._tokens(self._rendered(text)) for text in strings]
+            lengths = [len(row.input_ids) for row in rows]
+            ids, mask = self._padded(rows, padding_side, left_truncate_len or max(lengths))
+        cuts = [max(0, length - ids.shape[1]) for length in lengths]
+        if any(cuts):
+            logger.warning("%d tokens of a prompt are cut to %d.", max(lengths), ids.shape[1])
+        self._ledger.begin(strings, cuts)
+        return ids, mask
+
+    def _padded(
+        self, rows: Sequence[Segmented], padding_side: str, limit: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows cut to `limit` and padded to one width; notes which tokens are the user's."""
+        kept = [shortened(row, limit, self.cut) for row in rows]
+        width = max(len(ids) for ids, _ in kept)
         ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
         mask = torch.zeros(len(rows), width, dtype=torch.long)
         user = torch.zeros(len(rows), width, dtype=torch.bool)
-        for row, tokens in enumerate(rows):
-            kept = slice(-min(width, len(tokens.input_ids)), None)
-            where = kept if padding_side == "left" else slice(0, -kept.start)
-            ids[row, where] = torch.tensor(tokens.input_ids[kept])
+        for row, (row_ids, segments) in enumerate(kept):
+            where = slice(width - len(row_ids), None)
+            where = where if padding_side == "left" else slice(0, len(row_ids))
+            ids[row, where] = torch.tensor(row_ids)
             mask[row, where] = 1
-            user[row, where] = torch.tensor(tokens.segments[kept]) == Segment.USER
+            user[row, where] = torch.tensor(segments) == Segment.USER
         self._user_mask = user
         return ids, mask
 
-    def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if not self.steering.active:
-            return super()._model_generate(context, *args, **kwargs)
-        assert self._user_mask is not None
-        with self._steered(self._user_mask):
-            return super()._model_generate(context, *args, **kwargs)
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any
+    ) -> torch.Tensor:
+        """HFLM's, steered; notes which rows met the token limit."""
+        steered = self._steered(self._user_mask) if self.steering.active else nullcontext()
+        with steered:
+            rows = super()._model_generate(context, max_length, stop, **kwargs)
+        begin = context.shape[1] if self.backend == "causal" else 0
+        self._ledger.end([not self._ended(row, stop) for row in rows[:, begin:].tolist()])
+        return rows
+
+    def _ended(self, row: Sequence[int], stop: Sequence[str]) -> bool:
+        """Whether a generated row holds an end or a stop string."""
+        ends = self.model.generation_config.eos_token_id
+        ids = {self.eot_token_id, *([ends] if isinstance(ends, int) else ends or ())}
+        text = self.tok_decode(row, skip_special_tokens=False)
+        return not ids.isdisjoint(row) or any(one in text for one in stop if one)
 
     @contextmanager
-    def _steered(self, user_mask: torch.Tensor) -> Iterator[None]:
+    def _steered(self, user_mask: torch.Tensor | None) -> Iterator[None]:
+        assert user_mask is not None
         settings = self.steering
         with steer(
             self.model,
@@ -296,6 +372,27 @@ class CtxLM(HFLM):
 
     # ---- log-likelihoods -----------------------------------------------------------------------
 
+    def loglikelihood(
+        self, requests: list[Any], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """HFLM's, but for prompts that are too long."""
+        skipped = self._left_out(requests, lambda one: self._pair_excess(*one.args))
+        kept = [one for place, one in enumerate(requests) if place not in skipped]
+        found = iter(super().loglikelihood(kept, disable_tqdm))
+        return [
+            LogLikelihood.of((-math.inf, False), Note(skipped[place], skipped=True))
+            if place in skipped
+            else next(found)
+            for place in range(len(requests))
+        ]
+
+    def _pair_excess(self, context: str, continuation: str) -> int:
+        """Tokens by which a pair is longer than the window; with an empty context none."""
+        if not context:
+            return 0
+        pair = self._encode_pair(context, continuation)
+        return self._lost.get((context, continuation), 0) + self._excess(*pair)
+
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """HFLM's split of context and continuation, noting which tokens are the user's."""
         if not self._segmented:
@@ -303,31 +400,34 @@ class CtxLM(HFLM):
         prompt = self._rendered(context)
         stripped = prompt.text.rstrip()
         continuation = prompt.text[len(stripped) :] + continuation
-        prompt = _clipped(prompt, len(stripped))
+        prompt = clipped(prompt, len(stripped))
         prompt_tokens = self._tokens(prompt)
         whole_tokens = self._tokens(with_response(prompt, continuation))
-        self._note_row(whole_tokens)
-        ids, split = whole_tokens.input_ids, len(prompt_tokens.input_ids)
+        # The last token is never run.
+        limit = self.max_length + 1 if self.cut == "frame" else len(whole_tokens.input_ids)
+        ids, segments = shortened(whole_tokens, limit, self.cut)
+        lost = len(whole_tokens.input_ids) - len(ids)
+        self._lost[context, continuation] = lost
+        self._rows.note(ids, segments, self.max_length)
+        split = len(prompt_tokens.input_ids) - lost
         return ids[:split], ids[split:]
 
-    def _note_row(self, tokens: Segmented) -> None:
-        """Remember the user mask of the row HFLM will build from these tokens."""
-        row = slice(-(self.max_length + 1), None)
-        ids = np.array(tokens.input_ids[row][:-1], dtype=np.int32)
-        user = np.array(tokens.segments[row][:-1]) == Segment.USER
-        self._row_masks[_digest(ids)] = np.packbits(user)
+    def _loglikelihood_tokens(
+        self, requests: list[Any], *args: Any, **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """HFLM's, with a note to each answer."""
+        notes = [
+            self._ledger.score(pair, self._lost.get(pair, 0) + self._excess(context, continuation))
+            for pair, context, continuation in requests
+        ]
+        found = super()._loglikelihood_tokens(requests, *args, **kwargs)
+        return [LogLikelihood.of(one, note) for one, note in zip(found, notes, strict=True)]
 
-    def _row_mask(self, ids: np.ndarray) -> np.ndarray:
-        """The user mask of a row that HFLM padded on the right with zeros."""
-        shortest = int(np.flatnonzero(ids)[-1]) + 1 if ids.any() else 1
-        for length in range(shortest, len(ids) + 1):
-            packed = self._row_masks.get(_digest(ids[:length]))
-            if packed is not None:
-                return np.unpackbits(packed, count=length).astype(bool)
-        raise UserError(
-            "A log-likelihood row without a prompt (perplexity tasks, empty context) has no user "
-            "turn to steer towards; run it with alpha=1."
-        )
+    def _excess(self, context: Sequence[int], continuation: Sequence[int]) -> int:
+        """Tokens of a row that HFLM cuts."""
+        causal = self.backend == "causal"
+        length = len(context) + (len(continuation) - 1 if causal else 0)
+        return max(0, length - self.max_length)
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not self.steering.active:
@@ -335,7 +435,7 @@ class CtxLM(HFLM):
         user = torch.ones(inps.shape, dtype=torch.bool)
         if not self._probing:
             for row, ids in enumerate(inps.cpu().numpy().astype(np.int32)):
-                found = self._row_mask(ids)
+                found = self._rows.mask(ids)
                 user[row, : len(found)] = torch.from_numpy(found)
                 user[row, len(found) :] = False
         with self._steered(user):
@@ -358,6 +458,7 @@ class CtxLM(HFLM):
             **self.arm.marks,
             "chat_template": None if template is None else short_hash(str(template)),
             "chat_template_args": self.chat_template_args,
+            "cut": self.cut,
         }
 
     def get_model_info(self) -> dict[str, Any]:
@@ -385,7 +486,7 @@ class CtxLM(HFLM):
                 **self.settings(),
             }
             check_cache(cache_hook.dbdict, fingerprint)
-        super().set_cache_hook(cache_hook)
+        super().set_cache_hook(NotedHook(cache_hook, self._ledger))
 
 
 _OWN_ARGUMENTS = [*ARGUMENTS, *signature(CtxLM.__init__).parameters]
@@ -409,18 +510,6 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
             "enable_thinking=True needs think_end_token, which ends the thought before the answer: "
             "add the model's own, such as think_end_token=</think>."
         )
-
-
-def _digest(ids: np.ndarray) -> bytes:
-    return blake2b(ids.tobytes(), digest_size=16).digest()
-
-
-def _clipped(rendered: Rendered, length: int) -> Rendered:
-    """The first `length` characters of `rendered`."""
-    spans = [span._replace(end=min(span.end, length)) for span in rendered.spans]
-    kept = tuple(span for span in spans if span.start < span.end)
-    places = tuple(place for place in rendered.indicators if place[1] <= length)
-    return replace(rendered, text=rendered.text[:length], spans=kept, indicators=places)
 
 
 register_model()
