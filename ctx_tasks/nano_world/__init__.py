@@ -26,6 +26,10 @@ FOLDER = Path(__file__).parent / "data"
 SOURCE = "nano-world (bundled)"
 # What the window of the nano models, 1280 tokens, leaves with room for any of their prompts.
 LONGEST = 1000
+# Every answer of the world begins so ("The mayor of ... is ..."), whatever is asked. The neutral
+# words of the real tasks are none here: after them the nano models answer nothing sensible, see
+# task_configs/nano/README.md.
+ANSWER_PREFIX = "The"
 
 
 def nih(

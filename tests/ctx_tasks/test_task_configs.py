@@ -13,6 +13,8 @@ from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
+from ctx_tasks import nano_world
+from ctx_tasks.needle import prompt_spread
 from ctx_tasks.prompts import ANSWER_PREFIX
 from tests import tiny
 from tests.commands import ROOT
@@ -115,7 +117,8 @@ def test_task_states_what_a_score_depends_on(manager: TaskManager, name: str) ->
     main = "rating" if name in RATED else "score"
     assert main in {metric["metric"] for metric in config.metric_list}
     for metric in config.metric_list:
-        assert metric["aggregation"] == "mean"
+        spread = metric["metric"] == "prompt_spread"
+        assert metric["aggregation"] == (prompt_spread if spread else "mean")
         assert isinstance(metric["higher_is_better"], bool)
 
 
@@ -128,7 +131,8 @@ def test_task_scores_an_output_with_the_metrics_it_states(manager: TaskManager, 
         scores = task.process_results(document, ["Some output. And more."])
         assert all(0.0 <= value <= 1.0 for value in scores.values())
         scored |= set(scores)
-    assert scored == stated
+    # Reported where a needle is asked for in several wordings.
+    assert scored == stated - {"prompt_spread"}
 
 
 @each_scored_task
@@ -150,7 +154,8 @@ def test_the_begun_task_differs_from_its_twin_by_the_prefix_alone(
     plain, begun = build(manager, name), build(manager, f"{name}_prefix")
     assert plain.config.gen_prefix is None
     needle = "nih" in name
-    assert begun.config.gen_prefix == ("response_prefix" if needle else ANSWER_PREFIX)
+    words = nano_world.ANSWER_PREFIX if name.startswith("nano") else ANSWER_PREFIX
+    assert begun.config.gen_prefix == ("response_prefix" if needle else words)
     assert list(plain.eval_docs) == list(begun.eval_docs)
     document = next(iter(plain.eval_docs))
     assert plain.doc_to_text(document) == begun.doc_to_text(document)
