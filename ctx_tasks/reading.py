@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ctx_tasks import metrics
 from ctx_tasks import paper as versions
 from ctx_tasks.errors import UserError
-from ctx_tasks.reading_rows import DROP, QUAC, SQUAD, Benchmark, Document, titled
+from ctx_tasks.reading_rows import DROP, QUAC, SQUAD, Benchmark, titled
 from ctx_tasks.rows import Record, fetch, listed, read_file, read_files
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def squad(
     Raises:
         UserError: data that cannot be fetched or read, lacks a column, or holds no question.
     """
-    return _load(SQUAD, squad_files, data_used)
+    return load(SQUAD, squad_files, data_used)
 
 
 def quac(
@@ -68,8 +68,8 @@ def quac(
     """
     prompt = versions.setting("quac_prompt", {"quac_prompt": quac_prompt, "paper": paper})
     if prompt == "context":
-        return _load(QUAC, quac_files, data_used)
-    loaded = _load(titled(QUAC), quac_files, data_used)
+        return load(QUAC, quac_files, data_used)
+    loaded = load(titled(QUAC), quac_files, data_used)
     if data_used is not None:
         data_used.update(quac_prompt=prompt)
     return loaded
@@ -79,7 +79,7 @@ def drop(
     *, drop_files: Any = None, data_used: dict[str, Any] | None = None, **_unused: Any
 ) -> dict[str, Dataset]:
     """DROP, like `squad`; None for `EleutherAI/drop`."""
-    return _load(DROP, drop_files, data_used)
+    return load(DROP, drop_files, data_used)
 
 
 def squad_scores(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
@@ -123,8 +123,8 @@ def _scores(doc: dict[str, Any], prediction: str) -> dict[str, float]:
     }
 
 
-def documents(benchmark: Benchmark, records: Iterable[Record]) -> Iterator[Document]:
-    """Parse records of either format; questions without any answer are left out and counted."""
+def documents(benchmark: Benchmark, records: Iterable[Record]) -> Iterator[Mapping[str, Any]]:
+    """Parse records of either format; questions that make no document are counted and left out."""
     left_out = 0
     for record in records:
         for row in benchmark.unnest(record):
@@ -133,7 +133,7 @@ def documents(benchmark: Benchmark, records: Iterable[Record]) -> Iterator[Docum
                 yield document
             left_out += document is None
     if left_out:
-        logger.info("%s: left out %d questions without an answer", benchmark.name, left_out)
+        logger.info("%s: left out %d questions %s", benchmark.name, left_out, benchmark.left_out)
 
 
 def dataset(benchmark: Benchmark, records: Iterable[Record], source: str) -> Dataset:
@@ -165,7 +165,8 @@ def dataset(benchmark: Benchmark, records: Iterable[Record], source: str) -> Dat
     return Dataset(table, fingerprint=data_hash[:16])
 
 
-def _load(benchmark: Benchmark, files: Any, data_used: dict[str, Any] | None) -> dict[str, Dataset]:
+def load(benchmark: Benchmark, files: Any, data_used: dict[str, Any] | None) -> dict[str, Dataset]:
+    """`{"validation": Dataset}` of `files`, or of the benchmark's default; fills `data_used`."""
     if files is None:
         records, source = _default_records(benchmark)
     else:
@@ -202,14 +203,16 @@ def _revision(rows: Dataset) -> str:
     return found.group(1) if found else "unknown"
 
 
-def _hashed(rows: Iterable[Document], digest: Any) -> Iterator[Document]:
+def _hashed(rows: Iterable[Mapping[str, Any]], digest: Any) -> Iterator[Mapping[str, Any]]:
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
         yield row
 
 
-def _chunks(rows: Iterable[Document], size: int = 5000) -> Iterator[list[Document]]:
-    chunk: list[Document] = []
+def _chunks(
+    rows: Iterable[Mapping[str, Any]], size: int = 5000
+) -> Iterator[list[Mapping[str, Any]]]:
+    chunk: list[Mapping[str, Any]] = []
     for row in rows:
         chunk.append(row)
         if len(chunk) == size:

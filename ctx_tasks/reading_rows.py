@@ -8,7 +8,7 @@ or of the wrong type is named with its place in the file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -54,19 +54,21 @@ class Benchmark:
         name: as it is called; `option` is the --metadata key that names its files.
         columns: what a row must have, for the message when it does not.
         unnest: a record of the original release -> rows in the hub's columns; a row -> itself.
-        parse: a row -> its document, or None for a question without any answer.
+        parse: a row -> its document (for these three a `Document`), or None for one that is left out.
         hub: arguments of `datasets.load_dataset`; empty where the default is `url`.
         schema: the columns of its documents.
+        left_out: which questions `parse` gives None for, for the log.
     """
 
     name: str
     option: str
     columns: str
     unnest: Callable[[Record], Iterable[Record]]
-    parse: Callable[[Record], Document | None]
+    parse: Callable[[Record], Mapping[str, Any] | None]
     hub: tuple[str, ...] = ()
     url: str = ""
     schema: pa.Schema = SCHEMA
+    left_out: str = "without an answer"
 
 
 def _document(
@@ -194,7 +196,7 @@ def titled(benchmark: Benchmark) -> Benchmark:
     """
     wanted = replace(benchmark, columns=f"wikipedia_page_title, background, {benchmark.columns}")
 
-    def parse(record: Record) -> Document | None:
+    def parse(record: Record) -> Mapping[str, Any] | None:
         title = field(record, "wikipedia_page_title", str, wanted)
         background = field(record, "background", str, wanted)
         if not title.strip():
@@ -204,9 +206,9 @@ def titled(benchmark: Benchmark) -> Benchmark:
                 f"setting out."
             )
         document = benchmark.parse(record)
-        if document is not None:
-            document["context"] = f"Title: {title}\n{background} {document['context']}"
-        return document
+        if document is None:
+            return None
+        return {**document, "context": f"Title: {title}\n{background} {document['context']}"}
 
     return replace(wanted, parse=parse)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctx_tasks import reading
+from ctx_tasks.conflict import CONFLICT
 from ctx_tasks.errors import UserError
 from ctx_tasks.needle import task as needle
 from ctx_tasks.rows import Record, read_file
@@ -88,6 +89,11 @@ def drop(**settings: Any) -> dict[str, Dataset]:
 def by_heart(**settings: Any) -> dict[str, Dataset]:
     """Questions for what holds all over the training corpus, without a document; see `squad`."""
     return _load(_BY_HEART, "by_heart", **settings)
+
+
+def conflict(**settings: Any) -> dict[str, Dataset]:
+    """Known facts with a passage that contradicts them; see `squad`."""
+    return _load(CONFLICT, "conflict", **settings)
 
 
 def _load(
