@@ -54,7 +54,7 @@ class Benchmark:
         name: as it is called; `option` is the --metadata key that names its files.
         columns: what a row must have, for the message when it does not.
         unnest: a record of the original release -> rows in the hub's columns; a row -> itself.
-        parse: a row -> its document (for these three a `Document`), or None for one that is left out.
+        parse: a row -> its document (here a `Document`), or None for a question that is left out.
         hub: arguments of `datasets.load_dataset`; empty where the default is `url`.
         schema: the columns of its documents.
         left_out: which questions `parse` gives None for, for the log.
