@@ -1,4 +1,4 @@
-"""Knowledge conflict: rows of three shapes, what counts as a conflict, and the harness's two prompts."""
+"""Knowledge conflict: rows of three shapes, what counts as a conflict, and its two prompts."""
 
 from __future__ import annotations
 
@@ -94,9 +94,8 @@ def run(path: Path, task: str, answers: dict[str, str]) -> tuple[dict[str, Any],
         metadata={"conflict_files": data.write_all(path)},
     )
     model = Scripted(answers)
-    return simple_evaluate(
-        model=model, tasks=[task], task_manager=manager, bootstrap_iters=0
-    ), model
+    results = simple_evaluate(model=model, tasks=[task], task_manager=manager, bootstrap_iters=0)
+    return results, model
 
 
 def test_every_question_is_asked_with_and_without_its_passage(tmp_path: Path) -> None:

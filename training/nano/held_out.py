@@ -2,8 +2,8 @@
 
 `needles` and `haystack` feed the needle test (as `ctx_tasks.needle` takes them), `squad`, `quac`
 and `drop` give reading questions in the columns of those datasets, `by_heart` asks for what holds
-all over the corpus, `conflict` for the same against a passage that says otherwise. `write` puts all of it into
-files the tasks read.
+all over the corpus, `conflict` for the same against a passage that says otherwise. `write` puts all
+of it into files the tasks read.
 """
 
 from __future__ import annotations

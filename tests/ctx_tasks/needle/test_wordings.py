@@ -58,11 +58,8 @@ def test_every_document_is_asked_in_each_wording(tokenizer_folder: str) -> None:
 
 def test_wordings_and_answer_tokens_of_ones_own(tokenizer_folder: str, tmp_path: Path) -> None:
     file = tmp_path / "prompts.yaml"
-    file.write_text(
-        yaml.safe_dump(
-            [{"prompt": "{question} {context}"}, {"id": "b", "prompt": "{context} {question}"}]
-        )
-    )
+    own = [{"prompt": "{question} {context}"}, {"id": "b", "prompt": "{context} {question}"}]
+    file.write_text(yaml.safe_dump(own))
     model = Scripted(["x"])
     metadata = {"tokenizer": tokenizer_folder, **SMALL, "prompts": str(file), "answer_tokens": 7}
     results = evaluate("nih_recall", model, metadata)
