@@ -18,6 +18,7 @@ from ctx_tasks import reading
 from ctx_tasks.conflict import CONFLICT
 from ctx_tasks.errors import UserError
 from ctx_tasks.needle import task as needle
+from ctx_tasks.reading_rows import Document
 from ctx_tasks.rows import Record, read_file
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def nih(
 
 
 def squad(**settings: Any) -> dict[str, Dataset]:
-    """Reading questions in SQuAD's shape: `{"validation": Dataset}` of `reading.Document` columns.
+    """Reading questions in SQuAD's shape: `{"validation": Dataset}` of `Document` columns.
 
     Args:
         questions: how many, from the first; None (default) for all 400.
@@ -141,7 +142,7 @@ def _first(records: list[Record], questions: Any) -> Iterable[Record]:
     return records[:questions]
 
 
-def _parse_by_heart(record: Record) -> reading.Document:
+def _parse_by_heart(record: Record) -> Document:
     question, answer = record.value["question"], record.value["answer"]
     return {
         # Drawn with repetition: the line, not the wording, is what tells questions apart.
