@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 PRIVATE: Final = {
     "lm_eval._cli.run": ("Run.create",),
     "lm_eval.api.registry": ("model_registry.register", "model_registry.keys"),
-    "lm_eval.api.task": ("ConfigurableTask.fewshot_context", "ConfigurableTask.apply_filters"),
+    "lm_eval.api.task": (
+        "ConfigurableTask.apply_filters",
+        "ConfigurableTask.build_all_requests",
+        "ConfigurableTask.construct_requests",
+        "ConfigurableTask.fewshot_context",
+        "ConfigurableTask.process_results",
+    ),
     "lm_eval.config.evaluate_config": ("EvaluatorConfig.from_cli",),
     "lm_eval.loggers": ("EvaluationTracker.save_results_samples",),
     "lm_eval.models": ("MODEL_MAPPING",),

@@ -13,7 +13,8 @@ from ctx_tasks import conflict as conflicts
 from ctx_tasks.errors import UserError
 from tests.ctx_tasks import conflict_data as data
 from tests.ctx_tasks.reading_data import write_lines
-from tests.ctx_tasks.test_reading_tasks import CONFIGS, Scripted, scores
+from tests.ctx_tasks.test_reading_tasks import CONFIGS, scores
+from tests.scripted import Scripted
 
 ASK = "\nAnswer the question according to the above passage: "
 

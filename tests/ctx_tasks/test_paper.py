@@ -15,7 +15,8 @@ from ctx_tasks.errors import UserError
 from tests import tiny
 from tests.ctx_tasks import mt_bench_data
 from tests.ctx_tasks import reading_data as data
-from tests.ctx_tasks.test_reading_tasks import CONFIGS, Scripted
+from tests.ctx_tasks.test_reading_tasks import CONFIGS
+from tests.scripted import Scripted
 
 ALL = ["nih_recall", "squad_contains", "quac_contains", "drop_contains", "mt_bench"]
 SCORED = {

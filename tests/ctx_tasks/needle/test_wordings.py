@@ -14,11 +14,11 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.needle import wordings
 from tests.ctx_tasks.needle.test_nih_tasks import (
     SMALL,
-    Scripted,
     documents,
     evaluate,
     tokenizer_folder,
 )
+from tests.scripted import Scripted
 
 __all__ = ["tokenizer_folder"]
 
