@@ -36,6 +36,7 @@ from .arm import ArmSettings, read_arm
 from .fingerprint import check_cache, checkpoint_fingerprint, short_hash
 from .generation import check_generation
 from .indicator import check_indicator
+from .instruction import insert_instruction
 from .registry import register_model
 from .selfcheck import SelfCheck
 from .spans import Rendered, Segment, Segmented, raw, render, tokenize, with_response
@@ -177,8 +178,9 @@ class CtxLM(HFLM):
 
     @property
     def _segmented(self) -> bool:
-        """Whether anything here needs to know which tokens are the user's."""
-        return self.steering.active or self.arm.indicator is not None
+        """Whether anything here changes a prompt or needs to know which tokens are the user's."""
+        marked = self.arm.indicator is not None or self.arm.instruction is not None
+        return self.steering.active or marked
 
     # ---- prompts -------------------------------------------------------------------------------
 
@@ -187,6 +189,9 @@ class CtxLM(HFLM):
     ) -> str:
         """Render the messages; with steering or an indicator the result carries its segments."""
         self._templated = True
+        if self.arm.instruction is not None:
+            told = self.arm.instruction, self.arm.instruction_turn
+            chat_history = insert_instruction(chat_history, *told)
         # Without a template `render` says so in one sentence; HFLM would not.
         if not self._segmented and self.tokenizer.chat_template:
             return super().apply_chat_template(chat_history, add_generation_prompt)
@@ -196,6 +201,10 @@ class CtxLM(HFLM):
             turns = [message for message in chat_history if message["role"] != "system"]
             if len(turns) == len(chat_history) or not isinstance(error.__cause__, TemplateError):
                 raise
+            if self.arm.instruction is not None and self.arm.instruction_turn == "system":
+                raise UserError(
+                    "The chat template refuses a system message: give instruction_turn=user."
+                ) from error
             logger.warning("The chat template refuses a system message; it is left out, as in hf.")
             return PromptText.of(self._render(turns, add_generation_prompt))
 
@@ -218,6 +227,10 @@ class CtxLM(HFLM):
             raise UserError(
                 "This task changes the prompt after the chat template, so its user turn is lost: "
                 f"{text[:60]!r}; run it with alpha=1 and without an indicator."
+            )
+        if self.arm.instruction is not None:
+            raise UserError(
+                "instruction= is put into a turn of a chat: run it with --apply_chat_template."
             )
         return raw(text, self._indicator_for([text]))
 

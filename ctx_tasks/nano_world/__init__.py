@@ -18,7 +18,7 @@ from ctx_tasks import reading
 from ctx_tasks.conflict import CONFLICT
 from ctx_tasks.errors import UserError
 from ctx_tasks.needle import task as needle
-from ctx_tasks.reading_rows import Document
+from ctx_tasks.reading_rows import DROP, QUAC, SQUAD, Benchmark, Document
 from ctx_tasks.rows import Record, read_file
 
 if TYPE_CHECKING:
@@ -74,17 +74,17 @@ def squad(**settings: Any) -> dict[str, Dataset]:
         data_used: filled with `source`, `sha256` and `rows`, see `reading.squad`.
         settings: anything else the harness hands on is not looked at.
     """
-    return _load(reading.SQUAD, "squad", **settings)
+    return _load(SQUAD, "squad", **settings)
 
 
 def quac(**settings: Any) -> dict[str, Dataset]:
     """Reading questions in QuAC's shape, one a passage; see `squad`."""
-    return _load(reading.QUAC, "quac", **settings)
+    return _load(QUAC, "quac", **settings)
 
 
 def drop(**settings: Any) -> dict[str, Dataset]:
     """Questions for numbers, in DROP's shape; see `squad`."""
-    return _load(reading.DROP, "drop", **settings)
+    return _load(DROP, "drop", **settings)
 
 
 def by_heart(**settings: Any) -> dict[str, Dataset]:
@@ -98,7 +98,7 @@ def conflict(**settings: Any) -> dict[str, Dataset]:
 
 
 def _load(
-    benchmark: reading.Benchmark,
+    benchmark: Benchmark,
     name: str,
     *,
     questions: Any = None,
@@ -156,7 +156,7 @@ def _parse_by_heart(record: Record) -> Document:
     }
 
 
-_BY_HEART = reading.Benchmark(
+_BY_HEART = Benchmark(
     name="by heart",
     option="questions",
     columns="question, answer",
