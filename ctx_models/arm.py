@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from ctx_tasks.arm import Arm, Turns, parse_layers
+from ctx_tasks.arm import Arm, InstructionTurn, Turns, parse_layers
 from ctx_tasks.errors import UserError
 
 from .indicator import check_indicator
@@ -31,6 +31,12 @@ def read_arm(arm: Arm) -> ArmSettings:
     """
     if arm.indicator_turns not in get_args(Turns):
         raise UserError(f"indicator_turns={arm.indicator_turns!r}: choose last or all.")
+    if arm.instruction_turn not in get_args(InstructionTurn):
+        raise UserError(f"instruction_turn={arm.instruction_turn!r}: choose user or system.")
+    if arm.instruction is not None and not arm.instruction.strip():
+        raise UserError("instruction is empty: give a sentence, or leave it out.")
+    if arm.instruction and not arm.chat:
+        raise UserError("an instruction is put into a turn of a chat: leave out chat=false.")
     for name in ("steer_generated", "indicator_strict"):
         if not isinstance(getattr(arm, name), bool):
             raise UserError(f"{name}={getattr(arm, name)!r}: choose true or false.")

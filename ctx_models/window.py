@@ -21,16 +21,23 @@ Overlength = Literal["mark", "skip", "refuse"]
 Cut = Literal["left", "frame"]
 
 
-def read_policy(overlength: Any, cut: Any) -> tuple[Overlength, Cut]:
-    """Check the model arguments `overlength` and `cut`.
+def read_overlength(value: Any) -> Overlength:
+    """Check the model argument `overlength`; a `UserError` says what it may be."""
+    _check("overlength", value, get_args(Overlength))
+    found: Overlength = value
+    return found
 
-    Raises:
-        UserError: a value that is none of theirs.
-    """
-    for name, value, allowed in (("overlength", overlength, Overlength), ("cut", cut, Cut)):
-        if value not in get_args(allowed):
-            raise UserError(f"{name}={value!r}: choose {' or '.join(get_args(allowed))}.")
-    return overlength, cut
+
+def read_cut(value: Any) -> Cut:
+    """Check the model argument `cut`; a `UserError` says what it may be."""
+    _check("cut", value, get_args(Cut))
+    found: Cut = value
+    return found
+
+
+def _check(name: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{name}={value!r}: choose {' or '.join(allowed)}.")
 
 
 def shortened(tokens: Segmented, limit: int, cut: Cut) -> tuple[list[int], list[Segment]]:

@@ -8,6 +8,7 @@ do to a model is `ctx_models.arm` (with torch).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -20,6 +21,7 @@ from ctx_tasks.errors import UserError
 
 Schedule = Literal["constant", "compound"]
 Turns = Literal["last", "all"]
+InstructionTurn = Literal["user", "system"]
 
 # How an evaluation is run, not what is evaluated.
 EXECUTION = frozenset(
@@ -104,6 +106,8 @@ class Arm:
         indicator: token appended to the user turn, such as "[IND]".
         indicator_turns: "last" or "all" user turns.
         indicator_strict: False allows an indicator that is not one token of the tokenizer.
+        instruction: a sentence put into the prompt, see `ctx_models.instruction`.
+        instruction_turn: "user" or "system", the turn it is put into.
         label: what a sweep file calls it; no part of what it is.
     """
 
@@ -117,6 +121,8 @@ class Arm:
     indicator: str | None = field(default=None, metadata={"read": _as_given})
     indicator_turns: Turns = field(default="last", metadata={"read": _as_given})
     indicator_strict: bool = field(default=True, metadata={"read": _as_given})
+    instruction: str | None = field(default=None, metadata={"read": str})
+    instruction_turn: InstructionTurn = field(default="user", metadata={"read": _as_given})
     label: str | None = field(default=None, compare=False)
 
     # ---- how it is read --------------------------------------------------------------------------
@@ -142,7 +148,7 @@ class Arm:
 
     @classmethod
     def written(cls, given: Any) -> Arm:
-        """The arm of an entry of a sweep file: raw, chat, chat+prefix, or a mapping of fields.
+        """The arm of an entry of a sweep file: raw, chat, raw+prefix, chat+prefix, or a mapping.
 
         Raises:
             UserError: anything else; see `of`.
@@ -176,9 +182,35 @@ class Arm:
 
     @property
     def effective(self) -> Arm:
-        """The same without settings that do nothing: of steering at alpha 1, of no indicator."""
-        arm = self if self.alpha != 1 else replace(self, **_PLAIN_STEERING)
-        return arm if arm.indicator else replace(arm, **_NO_INDICATOR)
+        """The same without settings that do nothing, such as those of steering at alpha 1."""
+        idle = {} if self.alpha != 1 else _PLAIN_STEERING
+        return replace(self, **{**idle, **self._idle_marks()})
+
+    def _idle_marks(self) -> dict[str, Any]:
+        """The defaults of settings of an indicator or an instruction that is not there."""
+        idle = {} if self.indicator else _NO_INDICATOR
+        return idle if self.instruction else {**idle, **_NO_INSTRUCTION}
+
+    @property
+    def begun(self) -> Arm:
+        """The same with the answer begun."""
+        label = None if self.label is None else f"{self.label}+prefix"
+        return replace(self, prefix=True, label=label)
+
+    @property
+    def base(self) -> Arm:
+        """What a remedy is a remedy of: raw or chat, the answer begun or not."""
+        return Arm(chat=self.chat, prefix=self.prefix)
+
+    @property
+    def remedy(self) -> bool:
+        """Whether it is chat with something done about the template."""
+        return self.chat and self != self.base
+
+    def differences(self, other: Arm) -> list[str]:
+        """The fields in which another arm differs, "alpha 1.0, 0.5", this one's value first."""
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in FIELDS]
+        return [f"{name} {json.dumps(a)}, {json.dumps(b)}" for name, a, b in pairs if a != b]
 
     @property
     def unsteered(self) -> Arm:
@@ -213,6 +245,8 @@ class Arm:
         words = [self.indicator] if self.indicator else []
         words += ["on all turns"] if self.indicator and self.indicator_turns == "all" else []
         words += ["not strict"] if self.indicator and not self.indicator_strict else []
+        words += [f'"{self.instruction}"'] if self.instruction else []
+        words += ["as system"] if self.instruction and self.instruction_turn == "system" else []
         return words
 
     # ---- what is written of it -------------------------------------------------------------------
@@ -224,7 +258,12 @@ class Arm:
             return safe(self.label)
         words = [self._template(), *(["prefix"] if self.prefix else [])]
         words += [f"{key}-{value}" for key, value in self.effective.model_args.items()]
-        return safe("-".join(words))
+        name = safe("-".join(words)).encode()
+        if len(name) <= _LONGEST:
+            return name.decode()
+        # A sentence can be longer than a folder's name may be.
+        kept = name[:_LONGEST].decode(errors="ignore")
+        return f"{kept}-{hashlib.sha256(name).hexdigest()[:8]}"
 
     @property
     def model_args(self) -> dict[str, Any]:
@@ -239,21 +278,24 @@ class Arm:
     def marks(self) -> dict[str, Any]:
         """Its model arguments that change a prompt, by name; None where they do nothing."""
         marks = {name: getattr(self, name) for name in ARGUMENTS if name not in STEERING}
-        return marks if self.indicator else {**marks, **dict.fromkeys(_NO_INDICATOR)}
+        return {**marks, **dict.fromkeys(self._idle_marks())}
 
     def record(self) -> dict[str, Any]:
         """Its fields as JSON values."""
         return {name: getattr(self, name) for name in FIELDS}
 
 
+# Bytes; file systems allow 255.
+_LONGEST = 160
 FIELDS = tuple(one.name for one in fields(Arm) if one.compare)
 # The model arguments of hf-ctx that make an arm; all others load a checkpoint.
 ARGUMENTS = tuple(one.name for one in fields(Arm) if one.metadata)
 STEERING = ("alpha", "schedule", "steer_generated", "layers", "heads")
 _PLAIN_STEERING = {name: getattr(Arm(), name) for name in STEERING}
 _NO_INDICATOR = {name: getattr(Arm(), name) for name in ("indicator_turns", "indicator_strict")}
+_NO_INSTRUCTION = {"instruction_turn": Arm().instruction_turn}
 RAW, CHAT = Arm(chat=False), Arm()
-SHORTHANDS = {"raw": RAW, "chat": CHAT, "chat+prefix": Arm(prefix=True)}
+SHORTHANDS = {"raw": RAW, "chat": CHAT, "raw+prefix": RAW.begun, "chat+prefix": CHAT.begun}
 
 
 def split(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], Arm]:
@@ -291,7 +333,7 @@ def command(
         model_args: what loads the checkpoint.
         flags: further flags by name; None leaves one out.
     """
-    arguments = ",".join(f"{k}={v}" for k, v in {**model_args, **arm.model_args}.items())
+    arguments = _arguments({**model_args, **arm.model_args})
     words = ["ctx-eval", "run", "--model", model, "--model_args", arguments]
     words += ["--tasks", ",".join(tasks)]
     words += ["--apply_chat_template"] if arm.chat else []
@@ -299,3 +341,12 @@ def command(
     given = [(f"--{name}", str(value)) for name, value in flags.items() if value is not None]
     words += [word for pair in given for word in pair]
     return shlex.join([*words, "--log_samples", "--output_path", str(output)])
+
+
+def _arguments(model_args: Mapping[str, Any]) -> str:
+    """Model arguments as name=value, or as JSON where a value has signs that the harness splits."""
+    if any(
+        isinstance(value, str) and set(value) & set(",\"'(){}") for value in model_args.values()
+    ):
+        return json.dumps(dict(model_args), ensure_ascii=False)
+    return ",".join(f"{key}={value}" for key, value in model_args.items())

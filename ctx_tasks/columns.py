@@ -26,8 +26,8 @@ class Benchmark:
         task: its task; of other kinds nano_TASK and TASK_plain, with the answer begun TASK_prefix.
         kinds: the kinds it has.
         option: the --metadata key that names its files.
-        context: whether its answers stand in a text; such benchmarks make the average.
-        begun: whether it has tasks that begin the answer.
+        context: whether its answers stand in a text; such benchmarks make the average, and have
+            tasks that begin the answer (but for the plain prompt).
         needle: whether its documents form a grid of lengths and depths.
         turns: answers of a conversation that a judge rates; 0 for tasks that score themselves.
         line: of the alpha curves; equal names are one line, the mean of them.
@@ -39,7 +39,6 @@ class Benchmark:
     kinds: tuple[Kind, ...] = ("",)
     option: str | None = None
     context: bool = False
-    begun: bool = False
     needle: bool = False
     turns: int = 0
     line: str | None = None
@@ -57,7 +56,6 @@ class Benchmark:
 NEEDLE = Benchmark(
     *("NIH recall", "nih_recall", ("", "nano"), "needles"),
     context=True,
-    begun=True,
     needle=True,
     line="NIH recall",
 )
@@ -69,7 +67,12 @@ MT_BENCH = Benchmark(
 )
 MT_BENCH_2TURN = Benchmark("MT-Bench, 2 turns", "mt_bench_2turn", option="mt_bench_files", turns=2)
 BY_HEART = Benchmark("by heart", "by_heart", ("nano",))
-BENCHMARKS = (NEEDLE, SQUAD, QUAC, DROP, MT_BENCH, MT_BENCH_2TURN, BY_HEART)
+CONFLICT = Benchmark("conflict", "conflict_contains", ("", "nano"), "conflict_files")
+CLOSED_BOOK = Benchmark("closed book", "conflict_closed_book", ("", "nano"), "conflict_files")
+BENCHMARKS = (
+    *(NEEDLE, SQUAD, QUAC, DROP, MT_BENCH, MT_BENCH_2TURN),
+    *(CONFLICT, CLOSED_BOOK, BY_HEART),
+)
 CONTEXT = tuple(one for one in BENCHMARKS if one.context)
 
 
@@ -101,10 +104,16 @@ TASKS = {
     one.named(kind, begun): Column(one, kind, begun)
     for one in BENCHMARKS
     for kind in one.kinds
-    for begun in ((False, True) if one.begun and kind != "plain" else (False,))
+    for begun in ((False, True) if one.context and kind != "plain" else (False,))
 }
-# Our groups: the mean over the context benchmarks. The leaderboard takes it itself.
-GROUPS: dict[str, Kind] = {_named("context_awareness", kind): kind for kind in ("", "nano")}
+# Our groups, the means over the context benchmarks, each with its kind and whether the answer is
+# begun. The leaderboard takes such means itself.
+_KINDS_OF_GROUPS: tuple[Kind, ...] = ("", "nano")
+GROUPS = {
+    _named("context_awareness" + ("_prefix" if begun else ""), kind): (kind, begun)
+    for kind in _KINDS_OF_GROUPS
+    for begun in (False, True)
+}
 # The lines of the alpha curves.
 LINES = tuple(dict.fromkeys(one.line for one in BENCHMARKS if one.line is not None))
 TURNS = {task: at.benchmark.turns for task, at in TASKS.items() if at.benchmark.turns}
@@ -126,15 +135,16 @@ def is_bundled(heading: str) -> bool:
     return heading in _BY_HEADING and _BY_HEADING[heading].kind == "nano"
 
 
-def begun(task: str) -> list[str]:
-    """The tasks that begin the answer of a task or a group of ours; empty where there is none."""
+def begun(task: str) -> str | None:
+    """The task or group of ours that begins the answer of this one; None where there is none."""
     if task in GROUPS:
-        return [one.named(GROUPS[task], begun=True) for one in CONTEXT if one.begun]
+        kind, _ = GROUPS[task]
+        return next(name for name, at in GROUPS.items() if at == (kind, True))
     if task not in TASKS:
-        return []
+        return None
     at = TASKS[task]
     name = at.benchmark.named(at.kind, begun=True)
-    return [name] if name in TASKS else []
+    return name if name in TASKS else None
 
 
 def context(kind: Kind) -> list[str]:

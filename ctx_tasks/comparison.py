@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ctx_tasks import settings
+from ctx_tasks.columns import heading
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import Run, Samples, TaskResult, read_documents, read_samples
 from ctx_tasks.statistics import Difference, holm, paired_changes, paired_difference, sign_flip
@@ -66,6 +67,7 @@ def compare(a: Run, b: Run, *, force: bool = False) -> list[TaskComparison]:
     Raises:
         UserError: no task or no document in both, or settings that differ (unless `force`).
     """
+    b = aligned(a, b)
     found = [_compare(a, b, task, force) for task in shared_tasks(a, b)]
     corrected = holm([one.p for one in found])
     return [replace(one, p=p) for one, p in zip(found, corrected, strict=True)]
@@ -97,6 +99,12 @@ def _flat(one: TaskComparison) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in {**fields, **difference}.items()
     }
+
+
+def aligned(a: Run, b: Run) -> Run:
+    """`b` with its tasks under the names of `a`'s in the same columns, the answer begun or not."""
+    names = {heading(name): name for name, result in a.tasks.items() if not result.members}
+    return replace(b, tasks={names.get(heading(n), n): r for n, r in b.tasks.items()})
 
 
 def shared_tasks(a: Run, b: Run) -> list[str]:
@@ -198,13 +206,16 @@ def _require_same(a: Samples, b: Samples, task: str, one: Run, two: Run, force: 
 
 
 def differing(a: Run, b: Run, task: str, force: bool = False) -> str:
-    """Names of the settings in which two results differ; "" for none.
+    """Names of the settings in which two results differ though their arms do not; "" for none.
 
     Raises:
         UserError: there is one, and not `force`; says both values.
     """
     first, second = a.tasks[task].settings, b.tasks[task].settings
     names = settings.differing(first, second)
+    if a.arm.chat != b.arm.chat:
+        # That is the arm: what the two are meant to differ in.
+        names = [name for name in names if name != settings.TEMPLATE]
     if names and not force:
         values = (first[names[0]], a.path), (second[names[0]], b.path)
         raise settings.refusal(task, names[0], *values, "compare them all the same with a mark")

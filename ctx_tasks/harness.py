@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ PRIVATE: Final = {
     "lm_eval.api.task": (
         "ConfigurableTask.aggregation",
         "ConfigurableTask.apply_filters",
+        "ConfigurableTask.build_all_requests",
+        "ConfigurableTask.construct_requests",
         "ConfigurableTask.doc_iterator",
         "ConfigurableTask.fewshot_context",
         "ConfigurableTask.higher_is_better",
@@ -79,7 +82,8 @@ def read_arguments(text: str) -> dict[str, Any]:
     """The mapping that "key=value,key=value" (or JSON) means to the harness."""
     from lm_eval.utils import simple_parse_args_string
 
-    found: dict[str, Any] = simple_parse_args_string(text)
+    given = text.lstrip().startswith("{")
+    found: dict[str, Any] = json.loads(text) if given else simple_parse_args_string(text)
     return found
 
 

@@ -62,6 +62,7 @@ def command(
     if format is not Format.terminal and flips:
         raise UserError(f"--flips {flips} is of the terminal; leave --format {format.value} out.")
     first, second = (comparison.one_run(read_runs([path]), str(path)) for path in (a, b))
+    second = comparison.aligned(first, second)
     found = comparison.compare(first, second, force=force)
     if format is Format.json:
         put(comparison.as_json(first, second, found), output)
@@ -79,6 +80,9 @@ def _print(first: Run, second: Run, found: list[TaskComparison], flips: int) -> 
     console = tables.terminal()
     for letter, run in (("A", first), ("B", second)):
         tables.say(f"{letter}: {run.checkpoint}, {run.arm.name}", console)
+    differing = first.arm.differences(second.arm)
+    if differing:
+        tables.say(f"What is compared (A, B): {'; '.join(differing)}.", console)
     _show(found, console)
     for task in comparison.shared_tasks(first, second) if flips else ():
         for flip in islice(comparison.flips(first, second, task), None if flips < 0 else flips):

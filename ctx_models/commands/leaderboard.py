@@ -35,6 +35,12 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Mark what cannot be compared, do not refuse it.")
     ] = False,
+    unbegun_tax: Annotated[
+        bool,
+        typer.Option(
+            "--unbegun-tax", help="Also raw minus chat of arms that begin their answers themselves."
+        ),
+    ] = False,
 ) -> None:
     """Compare checkpoints and arms: scores, template tax, gains.
 
@@ -49,7 +55,7 @@ def command(
 
     if format is Format.html and output is None:
         raise UserError("--format html is a page: name its file, such as --output report.html.")
-    made = board(read_runs(results), force=force)
+    made = board(read_runs(results), force=force, unbegun_tax=unbegun_tax)
     if format is Format.html:
         from ctx_tasks.report.page import write
 

@@ -1,19 +1,19 @@
 """`ctx-eval demo`: the paper's comparison on the bundled models and the bundled nano world.
 
-Rows as in Tables 2 and 3 of arXiv 2411.02688: without and with the chat template, with the
-answer begun, steered, and with `[IND]`. Each is what one `ctx-eval run` command gives, written down
-in `commands.txt`; here, those of one checkpoint share one loaded model, and the harness's index of
-its own tasks (ten seconds) is left out.
+Rows as in Tables 2 and 3 of arXiv 2411.02688: without and with the chat template, told to read in a
+sentence, steered, and with `[IND]`, each with the answer begun and as the model begins it. Each is
+what one `ctx-eval run` command gives, written down in `commands.txt`; here, those of one checkpoint
+share one loaded model, and the harness's index of its own tasks (ten seconds) is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from lm_eval.tasks import TaskManager
@@ -26,7 +26,7 @@ from ctx_models.indicator import INDICATOR
 from ctx_models.lm import CtxLM
 from ctx_tasks import arm as arms
 from ctx_tasks import columns, harness
-from ctx_tasks.arm import Arm, Schedule, command
+from ctx_tasks.arm import Arm, command
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import write_text
 from ctx_tasks.plots import nih_heatmap
@@ -55,10 +55,15 @@ class Entry:
         return f"{self.checkpoint}-{self.arm.folder}"
 
     @property
+    def begun(self) -> Entry:
+        """The same with the answer begun."""
+        return replace(self, arm=self.arm.begun)
+
+    @property
     def tasks(self) -> list[str]:
         """Names of tasks and groups, as `--tasks` takes them."""
         if self.arm.prefix:
-            return columns.begun("nano_context_awareness")
+            return ["nano_context_awareness_prefix"]
         return ["nano_context_awareness", COLUMNS[BY_HEART]]
 
     @property
@@ -80,23 +85,21 @@ class Entry:
         )
 
 
-# Entries of one checkpoint stand together: it is loaded once.
+SENTENCE = "Answer from the passage only."
 RAW, CHAT = Entry("nano-chat", arms.RAW), Entry("nano-chat", arms.CHAT)
-STEERED = tuple(
-    Entry("nano-chat", Arm.of({"alpha": alpha, "schedule": schedule}))
-    for schedule in get_args(Schedule)
-    for alpha in (0.9, 0.8, 0.5)
+TOLD = Entry("nano-chat", Arm(instruction=SENTENCE))
+STEERED = (
+    Entry("nano-chat", Arm(alpha=0.9)),
+    Entry("nano-chat", Arm(alpha=0.5)),
+    Entry("nano-chat", Arm(alpha=0.9, schedule="compound")),
 )
 UNMARKED = Entry("nano-chat-ind", arms.CHAT)
 MARKED = Entry("nano-chat-ind", Arm(indicator=INDICATOR))
+# Entries of one checkpoint stand together: it is loaded once. Raw is compared begun alone.
 ENTRIES = (
     Entry("nano-base", arms.RAW),
-    RAW,
-    CHAT,
-    Entry("nano-chat", Arm(prefix=True)),
-    *STEERED,
-    UNMARKED,
-    MARKED,
+    RAW.begun,
+    *(one for entry in (CHAT, TOLD, *STEERED, UNMARKED, MARKED) for one in (entry.begun, entry)),
 )
 
 Samples = dict[str, list[dict[str, Any]]]
@@ -113,8 +116,8 @@ class Row:
     def task(self, column: str) -> str | None:
         """The entry's task in a column of the table; None where it has none."""
         plain = COLUMNS[column]
-        wanted = columns.begun(plain) if self.entry.arm.prefix else [plain]
-        return next((task for task in wanted if task in self.samples), None)
+        wanted = columns.begun(plain) if self.entry.arm.prefix else plain
+        return wanted if wanted in self.samples else None
 
 
 def run(

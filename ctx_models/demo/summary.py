@@ -1,9 +1,10 @@
 """What the demo's numbers say: the table, and one sentence computed from it.
 
 The sentence speaks of the context score, the mean of the four context tasks with each counting once
-(Table 3, "Avg."). Differences are paired on the same documents, questions on one passage and cells
-with one needle are one cluster (`ctx_tasks.statistics`); "unclear" is a difference whose 95 %
-interval holds zero.
+(Table 3, "Avg."): the template's cost where the answer is begun, a remedy's gain begun and unbegun
+(what moves the latter alone changes how answers begin). Differences are paired on the same
+documents, questions on one passage and cells with one needle are one cluster
+(`ctx_tasks.statistics`); "unclear" is a difference whose 95 % interval holds zero.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ctx_models.demo.run import (
     MARKED,
     RAW,
     STEERED,
+    TOLD,
     UNMARKED,
     Entry,
     Row,
@@ -58,26 +60,26 @@ def markdown(rows: Sequence[Row]) -> str:
 def sentence(rows: Sequence[Row]) -> str:
     """One sentence on what the chat template costs and what the remedies win back, as measured."""
     by_entry = {row.entry: row for row in rows}
-    raw, chat = by_entry[RAW], by_entry[CHAT]
+    raw, chat = by_entry[RAW.begun], by_entry[CHAT.begun]
+    gains = {one: _gains(by_entry, one, CHAT) for one in (TOLD, *STEERED)}
+    best = max(STEERED, key=lambda one: gains[one][0].mean)
+    marked = _gains(by_entry, MARKED, UNMARKED)
     cost = difference(chat, raw)
-    steered = {one: difference(by_entry[one], chat) for one in STEERED}
-    best = max(STEERED, key=lambda one: steered[one].mean)
-    worst = min(STEERED, key=lambda one: steered[one].mean)
-    marked = difference(by_entry[MARKED], by_entry[UNMARKED])
-    at_best = f"{_shown(steered[best])} at best ({_setting(best)} of {len(STEERED)} settings"
     return (
-        f"{_verdict(cost)} ({context_score(raw):.3f} without, {context_score(chat):.3f} with it: "
-        f"{_shown(cost)}); steering changes the latter by {at_best}; by heart: "
-        f"{_price(by_entry[best], chat)}) and by {_shown(steered[worst])} at worst "
-        f"({_setting(worst)}); {MARKED.arm.indicator} changes nano-chat-ind's "
-        f"{context_score(by_entry[UNMARKED]):.3f} by {_shown(marked)} (by heart: "
+        f"{_verdict(cost)}, the answer begun ({context_score(raw):.3f} without, "
+        f"{context_score(chat):.3f} with it: {_shown(cost)}); over chat, begun and unbegun, a "
+        f"sentence changes it by {_both(gains[TOLD])}, steering by {_both(gains[best])} at best "
+        f"({_setting(best)} of {len(STEERED)} settings; by heart: "
+        f"{_price(by_entry[best], by_entry[CHAT])}), and {MARKED.arm.indicator} nano-chat-ind's "
+        f"{context_score(by_entry[UNMARKED.begun]):.3f} and "
+        f"{context_score(by_entry[UNMARKED]):.3f} by {_both(marked)} (by heart: "
         f"{_price(by_entry[MARKED], by_entry[UNMARKED])})."
     )
 
 
 def context_score(row: Row) -> float:
     """Mean of the four context tasks, each counting once."""
-    return fmean(_reported(row, task)["score,none"] for task in CONTEXT_TASKS.values())
+    return fmean(_reported(row, _task(row, column))["score,none"] for column in CONTEXT_TASKS)
 
 
 def difference(row: Row, other: Row, columns: Sequence[str] = tuple(CONTEXT_TASKS)) -> Difference:
@@ -87,10 +89,22 @@ def difference(row: Row, other: Row, columns: Sequence[str] = tuple(CONTEXT_TASK
 
 
 def _paired(row: Row, other: Row, column: str) -> Difference:
-    task = COLUMNS[column]
+    task = _task(row, column)
+    # A begun answer is compared with a begun one alone.
+    assert task == other.task(column)
     before, after = (samples_of(one.samples[task], "score") for one in (other, row))
     assert set(before.doc_hashes) == set(after.doc_hashes)
     return paired_difference(before, after, "score")
+
+
+def _gains(rows: Mapping[Entry, Row], remedy: Entry, over: Entry) -> tuple[Difference, Difference]:
+    """What a remedy changes with the answer begun, and without."""
+    begun = difference(rows[remedy.begun], rows[over.begun])
+    return begun, difference(rows[remedy], rows[over])
+
+
+def _both(gains: tuple[Difference, Difference]) -> str:
+    return " and ".join(map(_shown, gains))
 
 
 def _shown(found: Difference) -> str:
@@ -113,15 +127,19 @@ def _price(row: Row, other: Row) -> str:
     return _shown(difference(row, other, [BY_HEART]))
 
 
+def _task(row: Row, column: str) -> str:
+    task = row.task(column)
+    assert task is not None
+    return task
+
+
 def _reported(row: Row, task: str) -> Mapping[str, Any]:
     found: Mapping[str, Any] = row.results["results"][task]
     return found
 
 
 def _count(row: Row, column: str) -> int:
-    task = row.task(column)
-    assert task is not None
-    return int(row.results["n-samples"][task]["effective"])
+    return int(row.results["n-samples"][_task(row, column)]["effective"])
 
 
 def _score(row: Row, column: str) -> tuple[float, float]:

@@ -4,6 +4,7 @@ checkpoints:
   - {name: base, model_args: {pretrained: nano-base}, arms: [raw]}     # its own arms
   - {name: chat, model_args: {pretrained: nano-chat}}                  # model: hf-ctx unless said
 arms: [raw, chat, chat+prefix, {alpha: 0.9}, {indicator: "[IND]", name: marked}]
+begun: true          # each arm also with its answer begun, where the tasks have that (default)
 tasks: [context_awareness]
 metadata: {max_length: 4000}
 limit: null
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ from ctx_tasks.arm import ARGUMENTS, Arm, command, safe
 from ctx_tasks.columns import begun
 from ctx_tasks.errors import UserError
 
-_KEYS = {"checkpoints", "arms", "tasks", "metadata", "limit", "batch_size", "device", "output"}
+_KEYS = {
+    *("checkpoints", "arms", "begun", "tasks"),
+    *("metadata", "limit", "batch_size", "device", "output"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Cell:
         """Task names; of a prefix arm those that begin the answer."""
         if not self.arm.prefix:
             return list(self.plan.tasks)
-        return list(dict.fromkeys(found for task in self.plan.tasks for found in begun(task)))
+        names = (begun(task) for task in self.plan.tasks)
+        return list(dict.fromkeys(name for name in names if name is not None))
 
     @property
     def model_args(self) -> dict[str, Any]:
@@ -156,8 +161,11 @@ def _plan(content: dict[str, Any], output: Path | None, wrong: list[str]) -> Pla
         wrong.append("metadata must be a mapping")
         metadata = {}
     arms = _arms(content, "", wrong)
+    checkpoints = [_checkpoint(one, arms, wrong) for one in _listed(content, "checkpoints", wrong)]
+    if content.get("begun", True) and any(begun(str(task)) for task in tasks):
+        checkpoints = [replace(one, arms=_with_begun(one.arms)) for one in checkpoints]
     return Plan(
-        tuple(_checkpoint(one, arms, wrong) for one in _listed(content, "checkpoints", wrong)),
+        tuple(checkpoints),
         tuple(str(task) for task in tasks),
         metadata,
         content.get("limit"),
@@ -184,6 +192,15 @@ def _listed(content: dict[str, Any], key: str, wrong: list[str]) -> list[Any]:
         wrong.append(f"{key} must be a list with at least one entry")
         return []
     return found
+
+
+def _with_begun(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+    """Each arm, and behind it the same with its answer begun unless that stands there too."""
+    there = {arm.effective for arm in arms}
+    found = []
+    for arm in arms:
+        found += [arm] if arm.prefix or arm.begun.effective in there else [arm, arm.begun]
+    return tuple(found)
 
 
 def _checkpoint(given: Any, arms: tuple[Arm, ...], wrong: list[str]) -> Checkpoint:

@@ -6,8 +6,11 @@ a 95 % interval that holds zero counts as tied: paired where both answered the s
 independent where they did not (needle documents are measured out in each model's own tokens). These
 intervals are not corrected for the number of rows.
 
-The **template tax** of a checkpoint is raw minus chat, the **gain** of a remedy is remedy minus
-chat: paired, the mean over the context tasks that both have, each counting once.
+The **template tax** of a checkpoint is raw minus chat with the answer begun in both, the **gain**
+of a remedy is remedy minus chat, both begun or both not: paired, the mean over the context tasks
+that both have, each counting once. Without a begun answer raw and chat differ in how answers begin,
+which is no reading: that difference has another name, is shown on request, and with the shares of
+answers that are empty.
 
 Within a column only results of one task version, data, limit and generation settings stand beside
 each other. The chat template is the arm here, not a setting; but one checkpoint has one template.
@@ -40,6 +43,8 @@ from ctx_tasks.statistics import (
 )
 
 _INSTEAD = "show them with a mark"
+# More empty answers than this, and a score is marked.
+MOST_EMPTY = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Cell:
         value, error: the task's primary metric and its standard error; NaN where there is none.
         n: documents.
         estimate: the score's interval and its clusters; None for an average.
+        empty: share of answers that say nothing; NaN where the task does not report it.
         best, tied: the best of its column, or not distinguishable from it.
         mark: why it is not comparable with the rest of the column (only under force), else "".
     """
@@ -58,17 +64,28 @@ class Cell:
     error: float
     n: int
     estimate: Estimate | None = None
+    empty: float = math.nan
     best: bool = False
     tied: bool = False
     mark: str = ""
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether so many answers are empty that the score says how answers begin."""
+        return self.empty > MOST_EMPTY
+
 
 @dataclass(frozen=True)
 class Change:
-    """A mean difference and the columns over which it was taken."""
+    """A mean difference and the columns over which it was taken.
+
+    Attributes:
+        empty: mean share of empty answers over them before and after; NaN where it is not known.
+    """
 
     difference: Difference
     columns: tuple[str, ...]
+    empty: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -77,8 +94,9 @@ class Row:
 
     Attributes:
         cells: by column.
-        tax: raw minus chat of the same checkpoint, on its chat row.
-        gain: this remedy minus chat of the same checkpoint.
+        tax: raw minus chat of the same checkpoint, both begun, on the row of the latter.
+        unbegun_tax: the same of arms that begin their answers themselves; only where asked for.
+        gain: this remedy minus chat of the same checkpoint, both begun or both not.
         results: the result behind each cell; averages have none.
         runs: the results files.
     """
@@ -87,6 +105,7 @@ class Row:
     arm: Arm
     cells: dict[str, Cell]
     tax: Change | None
+    unbegun_tax: Change | None
     gain: Change | None
     results: dict[str, TaskResult]
     runs: list[Run]
@@ -101,12 +120,13 @@ class Board:
     notes: list[str]
 
 
-def board(runs: Sequence[Run], *, force: bool = False) -> Board:
+def board(runs: Sequence[Run], *, force: bool = False, unbegun_tax: bool = False) -> Board:
     """Put runs side by side.
 
     Args:
         runs: from `results.read_runs`.
         force: mark what cannot be compared instead of refusing it.
+        unbegun_tax: also show raw minus chat of arms whose answer is not begun.
 
     Raises:
         UserError: no runs, or results in one column that cannot be compared.
@@ -119,9 +139,11 @@ def board(runs: Sequence[Run], *, force: bool = False) -> Board:
     marks = {column: _marks(entries, column, force) for column in columns}
     shown = [*columns, *(average for average, _ in table.averages(columns))]
     rows = [_row(entry, entries, columns, marks) for entry in entries]
+    if not unbegun_tax:
+        rows = [replace(row, unbegun_tax=None) for row in rows]
     for column in shown:
         _judge(rows, entries, column, columns)
-    return Board(table.ordered(shown), rows, _notes(entries))
+    return Board(table.ordered(shown), rows, [*_notes(entries), *_meanings(rows)])
 
 
 # ---- rows before they are judged ---------------------------------------------------------------
@@ -158,6 +180,11 @@ class _Entry:
 
     def metric(self, column: str) -> str:
         return self.results[column][0].primary
+
+    def empty(self, column: str) -> float:
+        """The share of its answers that say nothing; NaN where the task does not report it."""
+        found = self.results[column][0].metrics.get("empty")
+        return math.nan if found is None else found.value
 
 
 def _entries(runs: Sequence[Run]) -> list[_Entry]:
@@ -202,15 +229,17 @@ def _row(
         if set(four) <= set(cells):
             cells[name] = _average([cells[column] for column in four])
     by_arm = {other.arm: other for other in entries if other.model == entry.model}
-    chat, raw = by_arm.get(CHAT), by_arm.get(RAW)
     arm = entry.arm
-    remedy = arm.chat and arm != CHAT
+    raw = by_arm.get(replace(arm, chat=False)) if arm == arm.base and arm.chat else None
+    tax = None if raw is None else _change(entry, raw)
+    chat = by_arm.get(arm.base) if arm.remedy else None
     return Row(
         entry.checkpoint,
         arm,
         cells,
-        _change(entry, raw) if raw is not None and arm == CHAT else None,
-        _change(chat, entry) if chat is not None and remedy else None,
+        tax if arm.prefix else None,
+        None if arm.prefix else tax,
+        None if chat is None else _change(chat, entry),
         {column: result for column, (result, _) in entry.results.items()},
         entry.runs,
     )
@@ -219,6 +248,7 @@ def _row(
 def _cell(entry: _Entry, column: str) -> Cell:
     result, samples = entry.results[column][0], entry.samples(column)
     reported = result.metrics[result.primary]
+    empty = entry.empty(column)
     scored = samples is not None and not np.isnan(samples.scores[result.primary]).all()
     if samples is None or not scored:
         error = math.nan if reported.error is None else reported.error
@@ -228,14 +258,15 @@ def _cell(entry: _Entry, column: str) -> Cell:
         )
     else:
         found = estimate_samples(samples, result.primary)
-    return Cell(reported.value, found.error, found.n, found)
+    return Cell(reported.value, found.error, found.n, found, empty)
 
 
 def _average(cells: Sequence[Cell]) -> Cell:
     error = float(np.sqrt(np.sum([cell.error**2 for cell in cells]))) / len(cells)
     mark = "; ".join(dict.fromkeys(cell.mark for cell in cells if cell.mark))
     mean = float(np.mean([cell.value for cell in cells]))
-    return Cell(mean, error, sum(cell.n for cell in cells), mark=mark)
+    empty = float(np.mean([cell.empty for cell in cells]))
+    return Cell(mean, error, sum(cell.n for cell in cells), empty=empty, mark=mark)
 
 
 def _change(before: _Entry, after: _Entry) -> Change | None:
@@ -244,7 +275,9 @@ def _change(before: _Entry, after: _Entry) -> Change | None:
         shared = [name for name in table.context(kind) if _paired(before, after, name)]
         if shared:
             parts = [_difference(before, after, column) for column in shared]
-            return Change(mean_difference(parts), tuple(shared))
+            shares = [[one.empty(column) for column in shared] for one in (before, after)]
+            empty = float(np.mean(shares[0])), float(np.mean(shares[1]))
+            return Change(mean_difference(parts), tuple(shared), empty)
     return None
 
 
@@ -364,4 +397,33 @@ def _notes(entries: Sequence[_Entry]) -> list[str]:
         )
     if any(table.is_bundled(column) for entry in entries for column in entry.results):
         notes.append("(nano): bundled questions, no benchmark.")
+    return notes
+
+
+def _meanings(rows: Sequence[Row]) -> list[str]:
+    """What the numbers do not say by themselves."""
+    notes = []
+    if any(cell.unanswered for row in rows for cell in row.cells.values()):
+        notes.append(
+            f"∅: more than {MOST_EMPTY:.0%} of the answers are empty (no word, or none after a "
+            "colon): the score says how answers begin, not what was read; compare arms whose "
+            "answer is begun (prefix)."
+        )
+    untaxed = {row.checkpoint for row in rows if row.arm == RAW}
+    untaxed &= {row.checkpoint for row in rows if row.arm == CHAT}
+    untaxed -= {row.checkpoint for row in rows if row.tax or row.unbegun_tax}
+    if untaxed:
+        notes.append(
+            f"No template tax of {', '.join(sorted(untaxed))}: it is taken between arms whose "
+            "answer is begun (run raw+prefix and chat+prefix, or see --unbegun-tax)."
+        )
+    gains = {(row.checkpoint, row.arm): row.gain.difference for row in rows if row.gain}
+    for (checkpoint, arm), unbegun in gains.items():
+        begun = gains.get((checkpoint, replace(arm, prefix=True)))
+        if not arm.prefix and begun is not None and unbegun.clear and not begun.clear:
+            notes.append(
+                f"{checkpoint}, {arm.name}: only the unbegun gain moves ({unbegun.mean:+.3f}; "
+                f"begun {begun.mean:+.3f}, unclear): it changes how answers begin rather than what "
+                "is read."
+            )
     return notes

@@ -10,6 +10,8 @@ import dataclasses
 import io
 import json
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -26,7 +28,7 @@ def show(board: Board, console: Console | None = None) -> None:
     """Print the scores, then what template and remedies change, then the notes."""
     console = console or tables.terminal()
     tables.show(table(board), console)
-    if any(row.tax or row.gain for row in board.rows):
+    if _changes(board):
         tables.show(changes(board), console)
     for note in [KEY, *board.notes]:
         tables.say(note, console)
@@ -54,22 +56,26 @@ def table(board: Board) -> Table:
 
 
 def changes(board: Board) -> Table:
-    """Template tax and gains with their intervals, and over which tasks."""
-    heads = [
-        Head("template tax", ("(raw minus chat)",)),
-        Head("gain", ("(over chat)",)),
-        Head("mean of", words=True),
-    ]
+    """Tax and gains with intervals, n, shares of empty answers, and over which tasks."""
+    kinds = _changes(board)
+    heads = [*(Head(kind.name, (kind.under,)) for kind in kinds), Head("n")]
+    heads.append(Head("empty", ("(before, after)",)))
     entries = [
         Labelled(
             row.arm.name,
-            [_interval(row.tax), _interval(row.gain), Value(_over(change))],
+            [
+                *(_interval(kind.of(row)) for kind in kinds),
+                Value(str(change.difference.n)),
+                Value(_empty(change)),
+                Value(_over(change)),
+            ],
             group=row.checkpoint,
         )
         for row in board.rows
-        if (change := row.tax or row.gain)
+        for change in [kind.of(row) for kind in kinds]
+        if change is not None
     ]
-    return Table(_FIRST, heads, entries)
+    return Table(_FIRST, [*heads, Head("mean of", words=True)], entries)
 
 
 def _head(column: str) -> Head:
@@ -82,18 +88,20 @@ def _value(cell: Cell | None) -> Value:
     """ "0.93 ±.03~" """
     if cell is None:
         return Value("-")
-    flags = ("~" if cell.tied else "") + ("!" if cell.mark else "")
+    flags = ("~" if cell.tied else "") + ("∅" if cell.unanswered else "")
+    flags += "!" if cell.mark else ""
     return tables.score(cell.value, cell.error, flags=flags, style="bold" if cell.best else "")
 
 
 def markdown(board: Board) -> str:
     """A table for a README or a pull request."""
     columns = [escape(column) for column in board.columns]
-    heads = ["checkpoint", "how it is run", *columns, *_changes(board)]
+    heads = ["checkpoint", "how it is run", *columns]
+    heads += [f"{kind.name} {kind.under}" for kind in _changes(board)]
     lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
     for row in board.rows:
         cells = [_markdown_cell(row.cells.get(column)) for column in board.columns]
-        changes = [_change(row, kind) for kind in _changes(board)]
+        changes = [_change(kind.of(row)) for kind in _changes(board)]
         lines.append([escape(row.checkpoint), escape(row.arm.name), *cells, *changes])
     notes = "".join(f"\n{escape(note)}" for note in [KEY, *board.notes])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + notes + "\n"
@@ -115,8 +123,12 @@ def as_json(board: Board) -> str:
         {
             "checkpoint": row.checkpoint,
             "arm": {"name": row.arm.name, **row.arm.record()},
-            "cells": {name: dataclasses.asdict(cell) for name, cell in row.cells.items()},
+            "cells": {
+                name: {**dataclasses.asdict(cell), "unanswered": cell.unanswered}
+                for name, cell in row.cells.items()
+            },
             "tax": row.tax and dataclasses.asdict(row.tax),
+            "unbegun_tax": row.unbegun_tax and dataclasses.asdict(row.unbegun_tax),
             "gain": row.gain and dataclasses.asdict(row.gain),
             "files": sorted({str(run.path) for run in row.runs}),
         }
@@ -132,10 +144,26 @@ def escape(text: str) -> str:
     return " ".join(marked.split())
 
 
-def _changes(board: Board) -> list[str]:
+@dataclass(frozen=True)
+class _Kind:
+    """A column of changes: its heading, and which of a row's changes stands there."""
+
+    name: str
+    under: str
+    of: Callable[[Row], Change | None]
+
+
+_KINDS = (
+    _Kind("template tax", "(raw minus chat, begun)", lambda row: row.tax),
+    _Kind("raw minus chat", "(unbegun)", lambda row: row.unbegun_tax),
+    _Kind("gain, begun", "(over chat, prefix)", lambda row: row.gain if row.arm.prefix else None),
+    _Kind("gain, unbegun", "(over chat)", lambda row: None if row.arm.prefix else row.gain),
+)
+
+
+def _changes(board: Board) -> list[_Kind]:
     """The columns of changes that any row has."""
-    found = [("template tax", "tax"), ("gain over chat", "gain")]
-    return [name for name, kind in found if any(getattr(row, kind) for row in board.rows)]
+    return [kind for kind in _KINDS if any(kind.of(row) for row in board.rows)]
 
 
 def _interval(change: Change | None) -> Value:
@@ -150,12 +178,18 @@ def _over(change: Change) -> str:
     return change.columns[0] if len(change.columns) == 1 else f"{len(change.columns)} tasks"
 
 
-def _change(row: Row, name: str) -> str:
-    change = row.tax if name == "template tax" else row.gain
+def _change(change: Change | None) -> str:
     if change is None:
         return ""
     found = change.difference
-    return f"{with_interval(found.mean, found.low, found.high)}, {escape(_over(change))}"
+    shown = with_interval(found.mean, found.low, found.high)
+    empty = "" if math.isnan(sum(change.empty)) else f", empty {_empty(change)}"
+    return f"{shown}, n = {found.n}{empty}, {escape(_over(change))}"
+
+
+def _empty(change: Change) -> str:
+    """Shares of empty answers before and after, chat before raw and before its remedy."""
+    return "-" if math.isnan(sum(change.empty)) else "{:.2f}, {:.2f}".format(*change.empty)
 
 
 def score(cell: Cell | None) -> str:
@@ -163,7 +197,8 @@ def score(cell: Cell | None) -> str:
     if cell is None or math.isnan(cell.value):
         return "-"
     shown = with_error(cell.value, cell.error)
-    return f"{shown}{' ~' if cell.tied else ''}{' !' if cell.mark else ''}"
+    flags = ("~", cell.tied), ("∅", cell.unanswered), ("!", bool(cell.mark))
+    return shown + "".join(f" {sign}" for sign, there in flags if there)
 
 
 def _markdown_cell(cell: Cell | None) -> str:
@@ -179,13 +214,15 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
     }
     for column in board.columns:
         cell, name = row.cells.get(column), plain_text(column)
-        for part in ("value", "error", "n", "best", "tied"):
+        for part in ("value", "error", "n", "empty", "unanswered", "best", "tied"):
             flat[f"{name} {part}"] = "" if cell is None else getattr(cell, part)
         flat[f"{name} mark"] = "" if cell is None else plain_text(cell.mark)
-    for kind in ("tax", "gain"):
+    for kind in ("tax", "unbegun_tax", "gain"):
         change: Change | None = getattr(row, kind)
-        for part in ("mean", "error", "low", "high"):
+        for part in ("mean", "error", "low", "high", "n"):
             flat[f"{kind} {part}"] = "" if change is None else getattr(change.difference, part)
+        empty = ("", "") if change is None else change.empty
+        flat.update(zip((f"{kind} empty before", f"{kind} empty after"), empty, strict=True))
     return flat
 
 

@@ -113,9 +113,10 @@ def _groups(rows: Sequence[Row], checkpoint: str, column: str, read: Read) -> li
     scores = np.stack([_scores(rows[place], column, found[place], hashes) for place in found])
     spread = np.nan_to_num(np.fmax.reduce(scores) - np.fmin.reduce(scores))
     arms = [rows[place].arm for place in found]
-    raw = [n for n, arm in enumerate(arms) if arm == RAW]
-    chat = [n for n, arm in enumerate(arms) if arm == CHAT]
-    tax = np.nan_to_num(np.abs(scores[raw[0]] - scores[chat[0]])) if raw and chat else spread
+    pairs = ((RAW.begun, CHAT.begun), (RAW, CHAT))
+    taxed = next((pair for pair in pairs if set(pair) <= set(arms)), None)
+    raw, chat = (scores[arms.index(arm)] for arm in taxed) if taxed else (spread, np.zeros(1))
+    tax = np.nan_to_num(np.abs(raw - chat))
     # Ties keep the file's order.
     order = np.lexsort((np.fmax.reduce(scores), -spread, -tax))[:MOST]
     known = scores[~np.isnan(scores)]

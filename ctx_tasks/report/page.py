@@ -46,7 +46,7 @@ def page(board: Board) -> str:
     """The page's HTML; equal results give equal pages."""
     read = samples_reader()
     style, script = (_part(name) for name in ("page.css", "page.js"))
-    taxes = [(row.checkpoint, "chat", row.tax) for row in board.rows if row.tax]
+    taxes = [(row.checkpoint, row.arm.name, row.tax) for row in board.rows if row.tax]
     gains = [(row.checkpoint, row.arm.name, row.gain) for row in board.rows if row.gain]
     documents = report_documents.collect(board.rows, _with_samples(board), read)
     data = {

@@ -37,6 +37,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "indicator": {"indicator": "[IND]"},
     "indicator_turns": {"indicator": "[IND]", "indicator_turns": "all"},
     "indicator_strict": {"indicator": "[IND]", "indicator_strict": False},
+    "instruction": {"instruction": 'Answer from the passage only, in "one" word.'},
+    "instruction_turn": {"instruction": "Be brief.", "instruction_turn": "system"},
 }
 
 
@@ -58,6 +60,7 @@ def walked(tmp_path_factory) -> tuple[Path, sweep_plan.Plan]:
             "chat",
             *({**settings, "name": f"by {name}"} for name, settings in SETTINGS.items()),
         ],
+        "begun": False,
         "tasks": ["nano_nih_recall"],
         "metadata": {"lengths": 1, "depths": 2, "max_length": 250},
         "batch_size": 2,
@@ -96,13 +99,13 @@ def test_fields_stand_in_the_leaderboard_each_arm_with_a_name_of_its_own(walked,
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_compare_names_the_arm(walked, name, capsys):
-    # A begun answer is another task: there is nothing of chat's to compare it with.
-    second = walked[0] / f"by-{name}"
-    first = second if name == "prefix" else walked[0] / "chat"
     with pytest.raises(SystemExit) as done:
-        main(["compare", str(first), str(second), "--force"])
+        main(["compare", str(walked[0] / "chat"), str(walked[0] / f"by-{name}")])
     assert done.value.code == 0
-    assert f"B: marked, {expected(name).name}" in capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out.splitlines()
+    assert f"B: marked, {expected(name).name}" in said
+    [compared] = [line for line in said if line.startswith("What is compared")]
+    assert f"{name} " in compared
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -37,8 +37,19 @@ def test_a_prompt_in_a_yaml_is_the_one_the_python_side_uses(configs):
     asked = {name: at for name, at in columns.TASKS.items() if at.benchmark.context}
     for name, at in asked.items():
         expected = bare if at.kind == "plain" else prompts[at.benchmark]
-        written = Environment(keep_trailing_newline=True).from_string(configs[name]["doc_to_text"])
-        assert written.render(DOC) == expected.format(**DOC), name
+        assert _prompt(configs[name]["doc_to_text"]) == expected.format(**DOC), name
+
+
+def _prompt(written: str) -> str:
+    """What a task's `doc_to_text` makes of `DOC`: a template, or a function of ours."""
+    if "{{" in written:
+        return Environment(keep_trailing_newline=True).from_string(written).render(DOC)
+    return _function(written)(DOC)
+
+
+def _function(written: str):
+    module, _, name = written.rpartition("/")[2].rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def test_a_begun_task_is_its_benchmark_with_a_prefix(configs):
@@ -53,16 +64,17 @@ def test_a_begun_task_is_its_benchmark_with_a_prefix(configs):
 @pytest.mark.parametrize("benchmark", columns.BENCHMARKS, ids=lambda one: one.heading)
 def test_the_option_of_a_benchmark_is_one_of_its_loader(benchmark, configs):
     loader = configs[benchmark.named(benchmark.kinds[0])]["custom_dataset"]
-    module, _, name = loader.rpartition("/")[2].rpartition(".")
-    options = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    options = inspect.signature(_function(loader)).parameters
     assert benchmark.option is None or benchmark.option in options
 
 
 @pytest.mark.parametrize("group", columns.GROUPS)
 def test_a_group_is_the_context_benchmarks_of_its_kind(group, configs):
     file = next(task.path for task in tasks() if task.name == group)
+    kind, begun = columns.GROUPS[group]
     members = yaml.load(file.read_text(), Loader=yaml.BaseLoader)["task"]
-    assert [columns.heading(member) for member in members] == columns.context(columns.GROUPS[group])
+    assert [columns.heading(member) for member in members] == columns.context(kind)
+    assert all(columns.TASKS[member].begun == begun for member in members)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,6 @@ def test_flipped_documents_are_shown_whole(pair):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"chat": True}, 'chat template is null in .* but "abc" in'),
         ({"versions": {"squad_contains": 2.0}}, "task version is 1.0 in .* but 2.0 in"),
         ({"config": {"limit": 3}}, "limit is null in .* but 3 in"),
     ],
@@ -89,6 +88,27 @@ def test_different_settings_are_refused_or_marked(tmp_path, pair, change, messag
         compare(pair[0], other)
     [found] = compare(pair[0], other, force=True)
     assert found.mark
+
+
+def test_a_difference_that_is_the_arm_needs_no_force(tmp_path, pair):
+    """Template, steering and a begun answer are what two arms are meant to differ in."""
+    prefix = {"gen_prefix": "The answer is"}
+    ctx = {"ctx": {"alpha": 0.5, "indicator": "[IND]"}}
+    task = "squad_contains_prefix"
+    run(tmp_path / "c", AFTER, task, chat=True, config=ctx, task_config=prefix)
+    done = ctx_eval("compare", tmp_path / "a", tmp_path / "c", "--flips", "1")
+    assert done.code == 0, done.err
+    said = done.out
+    assert "chat false, true; prefix false, true; alpha 1.0, 0.5; indicator null" in said
+    assert "+0.175" in said
+    assert "squad_contains  1.00 -> 0.00" in said
+
+
+def test_two_templates_of_one_arm_are_refused(tmp_path):
+    first = run(tmp_path / "a", BEFORE, chat=True)
+    other = run(tmp_path / "b", AFTER, chat=True, chat_template_sha="other")
+    with pytest.raises(UserError, match='chat template is "abc" in .* but "other" in'):
+        compare(first, other)
 
 
 def test_other_documents_are_refused(tmp_path, pair):

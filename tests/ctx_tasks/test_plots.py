@@ -169,16 +169,18 @@ def test_an_unknown_interval_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["png", "svg"])
 def test_the_command_draws_all_there_is(tmp_path: Path, format: str) -> None:
-    runs = report_data.write(tmp_path / "runs", checkpoints=["../m$a$", "m a", "é" * 300])
+    runs = report_data.write(
+        tmp_path / "runs", checkpoints=["../m$a$", "m a", "é" * 300], begun=True
+    )
     done = ctx_eval("plots", runs, "--output", tmp_path / "figures", "--format", format)
     assert done.code == 0, done.err
-    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    files = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {path.parent for path in tmp_path.rglob(f"*.{format}")} == {tmp_path / "figures"}
-    assert {f"template-tax.{format}", f"gains.{format}", f"alpha-m-a-constant.{format}"} <= names
+    assert {f"template-tax.{format}", f"gains.{format}", f"alpha-m-a-constant.{format}"} <= files
     # Two checkpoints whose names make one file name have a file each.
-    assert f"alpha-m-a-constant-2.{format}" in names
-    assert len(names) == 2 + 3 + 3 * 4
-    assert done.out.count("Wrote ") == len(names)
+    assert f"alpha-m-a-constant-2.{format}" in files
+    assert len(files) == 2 + 3 + 3 * 6
+    assert done.out.count("Wrote ") == len(files)
 
 
 def test_mistakes_with_the_command_are_one_sentence(tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ from ctx_models import nano
 from ctx_models.demo import run as demo
 from ctx_models.demo import summary as demo_summary
 from ctx_models.demo.run import BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, ENTRIES, RAW, Entry, Row
-from ctx_tasks import harness, tables
-from ctx_tasks.arm import Arm
+from ctx_tasks import columns, harness, tables
 from ctx_tasks.errors import UserError
 from tests.commands import ctx_eval
 
@@ -40,14 +39,18 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 def test_the_arms_are_those_of_the_paper() -> None:
-    assert len({entry.folder for entry in ENTRIES}) == len(ENTRIES) == 12
-    assert [entry.arm.name for entry in ENTRIES if entry.checkpoint == "nano-chat"] == [
-        "raw",
-        "chat",
+    assert len({entry.folder for entry in ENTRIES}) == len(ENTRIES) == 16
+    begun = [entry.arm.name for entry in ENTRIES if entry.arm.prefix]
+    assert begun == [
+        "raw, prefix",
         "chat, prefix",
-        *(f"chat, α {alpha} constant" for alpha in (0.9, 0.8, 0.5)),
-        *(f"chat, α {alpha} compound" for alpha in (0.9, 0.8, 0.5)),
+        f'chat, prefix, "{demo.SENTENCE}"',
+        *(f"chat, prefix, α {how}" for how in ("0.9 constant", "0.5 constant", "0.9 compound")),
+        "chat, prefix",
+        "chat, prefix, [IND]",
     ]
+    unbegun = [entry.arm.name for entry in ENTRIES[1:] if not entry.arm.prefix]
+    assert unbegun == [name.replace(", prefix", "") for name in begun[1:]]
 
 
 def test_every_arm_leaves_results_samples_and_a_heatmap(shown: Demo) -> None:
@@ -93,18 +96,22 @@ def test_steering_moves_answers(shown: Demo) -> None:
         row.entry: [sample["resps"] for task in row.samples.values() for sample in task]
         for row in shown.rows
     }
-    assert answers[Entry("nano-chat", Arm(alpha=0.5, schedule="compound"))] != answers[CHAT]
+    assert any(answers[one] != answers[CHAT] for one in demo.STEERED)
+    assert any(answers[one.begun] != answers[CHAT.begun] for one in demo.STEERED)
 
 
 def test_the_table_fits_80_characters_and_names_every_arm(shown: Demo) -> None:
-    file = io.StringIO()
-    tables.show(demo_summary.table(shown.rows), Console(width=80, file=file))
-    lines = file.getvalue().splitlines()
+    narrow, wide = io.StringIO(), io.StringIO()
+    tables.show(demo_summary.table(shown.rows), Console(width=80, file=narrow))
+    lines = narrow.getvalue().splitlines()
     assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
     assert " ".join(lines).count("n = 4") == len(COLUMNS)
+    tables.show(demo_summary.table(shown.rows), Console(width=250, file=wide))
+    assert wide.getvalue().count("±") == narrow.getvalue().count("±")
     for entry in ENTRIES:
-        line = next(line for line in lines if line.strip().startswith(f"{entry.arm.name} "))
-        assert line.count("±") == (1 if entry.arm.prefix else len(COLUMNS))
+        named = (line.strip() for line in wide.getvalue().splitlines())
+        line = next(line for line in named if line.startswith(f"{entry.arm.name} "))
+        assert line.count("±") == (len(CONTEXT_TASKS) if entry.arm.prefix else len(COLUMNS))
 
 
 def test_at_60_characters_columns_move_to_a_second_table(shown: Demo) -> None:
@@ -112,12 +119,15 @@ def test_at_60_characters_columns_move_to_a_second_table(shown: Demo) -> None:
     tables.show(demo_summary.table(shown.rows), Console(width=60, file=file))
     lines = file.getvalue().splitlines()
     assert all(len(line) <= 60 for line in lines)
-    arms = [entry.arm for entry in ENTRIES]
-    for arm in arms:
-        own = [line for line in lines if line.strip().startswith(f"{arm.name} ")]
-        assert len(own) == 2 * sum(other.name == arm.name for other in arms)
+    # Longer ones are folded.
+    names = [entry.arm.name for entry in ENTRIES if len(entry.arm.name) <= 20]
+    for name in names:
+        own = [line for line in lines if line.strip().startswith(f"{name} ")]
+        assert len(own) == 2 * names.count(name)
     scores = sum(line.count("±") for line in lines)
-    assert scores == sum(1 if arm.prefix else len(COLUMNS) for arm in arms)
+    assert scores == sum(
+        len(CONTEXT_TASKS) if entry.arm.prefix else len(COLUMNS) for entry in ENTRIES
+    )
 
 
 def test_the_markdown_has_the_harness_scores_and_errors(shown: Demo) -> None:
@@ -140,9 +150,9 @@ def test_the_sentence_is_one_sentence_with_the_measured_scores(shown: Demo) -> N
     assert said.endswith(").")
     assert ". " not in said
     by_entry = {row.entry: row for row in shown.rows}
-    assert f"{demo_summary.context_score(by_entry[RAW]):.3f} without" in said
-    grouped = by_entry[RAW].results["results"]["nano_context_awareness"]["score,none"]
-    assert demo_summary.context_score(by_entry[RAW]) == pytest.approx(grouped)
+    assert f"{demo_summary.context_score(by_entry[RAW.begun]):.3f} without" in said
+    grouped = by_entry[RAW.begun].results["results"]["nano_context_awareness_prefix"]["score,none"]
+    assert demo_summary.context_score(by_entry[RAW.begun]) == pytest.approx(grouped)
 
 
 def test_commands_are_read_by_the_harness_as_the_arms_are(shown: Demo) -> None:
@@ -174,7 +184,7 @@ def test_the_command_of_an_arm_gives_its_scores(shown: Demo, tmp_path: Path) -> 
 def test_a_second_run_gives_the_same_scores_and_replaces_the_first(
     shown: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [prefixed] = (row for row in shown.rows if row.entry.arm.prefix)
+    prefixed = next(row for row in shown.rows if row.entry.arm.prefix)
     monkeypatch.setattr(demo, "ENTRIES", (prefixed.entry,))
     for _ in range(2):
         [again] = demo.run(tmp_path, SMALL)
@@ -213,12 +223,14 @@ def test_help_of_the_demo_imports_no_torch() -> None:
 
 def row(entry: Entry, scores: Mapping[str, list[float]]) -> Row:
     """A row whose task in each column has these scores, two questions a passage."""
+    task = {c: columns.begun(t) if entry.arm.prefix else t for c, t in COLUMNS.items()}
     samples = {
-        COLUMNS[column]: [
+        task[column]: [
             {"doc_hash": str(n), "score": score, "doc": {"passage_id": str(n // 2)}}
             for n, score in enumerate(values)
         ]
         for column, values in scores.items()
+        if task[column] is not None
     }
     results = {
         task: {"score,none": sum(one["score"] for one in given) / len(given)}
@@ -239,25 +251,30 @@ def made_up(**context: list[float]) -> list[Row]:
 
 def test_a_loss_a_gain_and_no_difference_are_called_so() -> None:
     ones, noughts = [1.0] * 8, [0.0] * 8
-    loss = demo_summary.sentence(made_up(nano_chat_raw=ones))
-    assert loss.startswith("The chat template lowers nano-chat's context score (1.000 without, 0.5")
-    gain = demo_summary.sentence(made_up(nano_chat_raw=noughts))
-    assert gain.startswith("The chat template raises nano-chat's context score (0.000 without, 0.5")
+    loss = demo_summary.sentence(made_up(nano_chat_raw_prefix=ones))
+    assert loss.startswith(
+        "The chat template lowers nano-chat's context score, the answer begun (1.000 "
+    )
+    gain = demo_summary.sentence(made_up(nano_chat_raw_prefix=noughts))
+    assert gain.startswith(
+        "The chat template raises nano-chat's context score, the answer begun (0.000 "
+    )
     same = demo_summary.sentence(made_up())
     assert same.startswith("The chat template makes no clear difference")
     # Eight documents without a change do not say that none ever changes.
     assert "+0.000 ± 0.143 [unclear]" in same
 
 
-def test_best_and_worst_steering_are_named() -> None:
+def test_the_best_steering_is_that_of_begun_answers_and_each_remedy_has_both_gains() -> None:
     said = demo_summary.sentence(
         made_up(
-            nano_chat_chat_alpha_08_schedule_compound=[1.0] * 8,
-            nano_chat_chat_alpha_05=[0.0] * 8,
+            nano_chat_chat_prefix_alpha_09_schedule_compound=[1.0] * 8,
+            nano_chat_chat_alpha_05=[1.0] * 8,
+            **{"nano_chat_ind_chat_indicator_[IND]": [0.0] * 8},
         )
     )
-    assert "by +0.500 ± 0.000 at best (α 0.8 compound of 6 settings" in said
-    assert "by -0.500 ± 0.000 at worst (α 0.5 constant)" in said
+    assert "steering by +0.500 ± 0.000 and +0.000 ± 0.000 [unclear] at best (α 0.9 compo" in said
+    assert "[IND] nano-chat-ind's 0.500 and 0.500 by +0.000 ± 0.000 [unclear] and -0.500" in said
 
 
 def test_questions_on_one_passage_are_one_cluster() -> None:

@@ -31,6 +31,7 @@ PLAN = {
         },
     ],
     "arms": ["chat", "raw", "chat+prefix", {"alpha": 0.01}],
+    "begun": False,
     "tasks": ["nano_nih_recall", "nano_squad_contains"],
     "metadata": {"lengths": 2, "depths": 2, "max_length": 300, "questions": 4},
     "batch_size": 4,
@@ -135,11 +136,12 @@ def test_other_settings_are_run_again_and_a_dry_run_says_so(swept):
     done = ctx_eval(*command(folder, "--dry-run"))
     assert done.out.count("(finished in") == 6
     assert "nano_squad_contains, 8 documents (finished in" in done.out
-    assert "chat: chat, prefix: nano_nih_recall_prefix, 4 documents" in done.out
+    begun = "chat: chat, prefix: nano_nih_recall_prefix, nano_squad_contains_prefix, 8 documents"
+    assert begun in done.out
     assert "6 cells, 0 to do, 0 documents; about" in done.out
     other = {**PLAN, "metadata": {**PLAN["metadata"], "questions": 3}}
     done = ctx_eval(*command(folder, "--dry-run", plan=other))
-    assert "6 cells, 6 to do, 39 documents; how long" in done.out
+    assert "6 cells, 6 to do, 42 documents; how long" in done.out
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_other_settings_are_run_again_and_a_dry_run_says_so(swept):
     [
         ({"armz": []}, "unknown key 'armz'"),
         ({"arms": []}, "arms must be a list with at least one entry"),
-        ({"arms": ["cooked"]}, "arm 'cooked' must be raw, chat, chat+prefix or"),
+        ({"arms": ["cooked"]}, "arm 'cooked' must be raw, chat, raw+prefix, chat+prefix or"),
         ({"arms": [{"alfa": 1}]}, "unknown key 'alfa'"),
         ({"arms": [{"alpha": 1.5}]}, "alpha=1.5 is not allowed"),
         ({"arms": [{"layers": "x"}]}, "layers='x' cannot be read"),
@@ -198,6 +200,23 @@ def test_a_misspelt_task_is_one_sentence(tmp_path, flags):
     assert done.code == 2
     [said] = done.err.splitlines()
     assert "no task 'nano_squad_contain' (did you mean nano_squad_contains?)" in said
+
+
+def test_each_arm_is_also_run_with_its_answer_begun_unless_told_not_to(tmp_path):
+    arms = ["chat", {"alpha": 0.5}, {"indicator": "[IND]", "name": "mine"}, "chat+prefix"]
+    plan = {**PLAN, "arms": arms, "tasks": ["nano_context_awareness", "nano_by_heart"]}
+    command(tmp_path, plan={**plan, "begun": True})
+    cells = sweep_plan.cells(sweep_plan.read(tmp_path / "sweep.yaml"))
+    found = [cell.arm.folder for cell in cells if cell.checkpoint.name == "chat"]
+    assert found == [
+        *("chat", "chat-alpha-0.5", "chat-prefix-alpha-0.5", "mine", "mine-prefix", "chat-prefix")
+    ]
+    assert cells[2].tasks == ["nano_context_awareness_prefix"]
+    command(tmp_path, plan=plan)
+    asked = sweep_plan.cells(sweep_plan.read(tmp_path / "sweep.yaml"))
+    assert [cell.arm.folder for cell in asked if cell.checkpoint.name == "chat"] == [
+        *("chat", "chat-alpha-0.5", "mine", "chat-prefix")
+    ]
 
 
 def test_a_begun_arm_needs_a_task_that_begins_the_answer(tmp_path):

@@ -31,12 +31,21 @@ def steered(**ctx):
     return {"ctx": {"alpha": 0.5, "schedule": "constant", "steer_generated": True, **ctx}}
 
 
+BEGUN = {
+    "tasks": [f"{task}_prefix" for task in FOUR],
+    "task_config": {"gen_prefix": "The answer is"},
+}
+
+
 @pytest.fixture
 def folder(tmp_path):
-    """One checkpoint raw 30, chat 20, steered 25 of 40."""
+    """One checkpoint raw 30, chat 20, steered 25 of 40; begun 32, 28 and 28."""
     write(tmp_path / "raw", 30)
     write(tmp_path / "chat", 20, chat=True)
     write(tmp_path / "steered", 25, chat=True, config=steered())
+    write(tmp_path / "raw-prefix", 32, **BEGUN)
+    write(tmp_path / "chat-prefix", 28, chat=True, **BEGUN)
+    write(tmp_path / "steered-prefix", 28, chat=True, config=steered(), **BEGUN)
     return tmp_path
 
 
@@ -44,15 +53,63 @@ def rows(folder, **options):
     return {row.arm.name: row for row in board(read_runs([folder]), **options).rows}
 
 
-def test_tax_and_gain_are_paired_means_over_the_four_tasks(folder):
+def test_tax_and_gains_are_paired_means_over_the_four_tasks_between_equal_beginnings(folder):
     found = rows(folder)
-    tax, gain = found["chat"].tax, found["chat, α 0.5 constant"].gain
-    assert found["raw"].tax is found["raw"].gain is None
-    assert tax.difference.mean == pytest.approx(0.25)
-    assert gain.difference.mean == pytest.approx(0.125)
+    tax = found["chat, prefix"].tax
+    assert tax.difference.mean == pytest.approx(0.1)
     assert tax.columns == ("NIH recall", "SQuAD", "QuAC", "DROP")
-    changes = np.array([1.0] * 10 + [0.0] * 30)
+    changes = np.array([0.0] * 28 + [1.0] * 4 + [0.0] * 8)
     assert tax.difference.error == pytest.approx(stats.sem(changes) / 2)
+    unbegun, begun = found["chat, α 0.5 constant"].gain, found["chat, prefix, α 0.5 constant"].gain
+    assert (unbegun.difference.mean, begun.difference.mean) == (pytest.approx(0.125), 0)
+    assert unbegun.difference.n == begun.difference.n == 160
+    others = ("raw", "chat", "raw, prefix", "chat, prefix")
+    assert all(found[name].gain is None for name in others)
+    assert [name for name, row in found.items() if row.tax] == ["chat, prefix"]
+
+
+def test_where_only_the_unbegun_gain_moves_a_sentence_says_so(folder):
+    said = [note for note in board(read_runs([folder])).notes if "only the unbegun" in note]
+    assert said == [
+        "org/model, chat, α 0.5 constant: only the unbegun gain moves (+0.125; begun +0.000, "
+        "unclear): it changes how answers begin rather than what is read."
+    ]
+
+
+def test_a_tax_of_unbegun_arms_is_shown_on_request_alone_with_the_empty_shares(tmp_path):
+    for name, empty, settings in (("raw", 1.0, {}), ("chat", 0.0, {"chat": True})):
+        path = write(tmp_path / name, 20, **settings)
+        content = json.loads(path.read_text())
+        for scores in content["results"].values():
+            scores["empty,none"] = empty
+        path.write_text(json.dumps(content))
+    made = board(read_runs([tmp_path]))
+    assert all(row.tax is row.unbegun_tax is None for row in made.rows)
+    assert any("No template tax of org/model" in note for note in made.notes)
+    asked = board(read_runs([tmp_path]), unbegun_tax=True)
+    [change] = [row.unbegun_tax for row in asked.rows if row.unbegun_tax]
+    assert change.empty == (0.0, 1.0)
+    assert all(row.tax is None for row in asked.rows)
+    shown = formats.plain(asked)
+    assert "raw minus chat" in shown
+    assert "0.00, 1.00" in shown
+    assert "template tax" not in shown.lower()
+
+
+@pytest.mark.parametrize(("share", "marked"), [(0.05, False), (0.06, True)])
+def test_a_score_with_many_empty_answers_is_marked_in_every_format(tmp_path, share, marked):
+    path = write(tmp_path, 20, ["squad_contains"])
+    content = json.loads(path.read_text())
+    content["results"]["squad_contains"]["empty,none"] = share
+    path.write_text(json.dumps(content))
+    made = board(read_runs([tmp_path]))
+    for text in (formats.plain(made), formats.markdown(made)):
+        assert ("∅" in text.replace("∅: more", "")) == marked
+        assert ("of the answers are empty" in text) == marked
+    [row] = csv.DictReader(io.StringIO(formats.comma_separated(made)))
+    assert row["SQuAD unanswered"] == str(marked)
+    cell = json.loads(formats.as_json(made))["rows"][0]["cells"]["SQuAD"]
+    assert (cell["empty"], cell["unanswered"]) == (share, marked)
 
 
 def test_the_average_counts_each_task_once(tmp_path):
@@ -112,14 +169,6 @@ def test_lower_is_better_where_the_task_says_so(tmp_path):
     cells = {row.checkpoint: row.cells for row in board(read_runs([tmp_path])).rows}
     assert cells["a"]["perplexity_task"].best
     assert not cells["b"]["perplexity_task"].tied
-
-
-def test_a_begun_answer_is_compared_on_the_needle_test_alone(folder):
-    prefix = {"gen_prefix": "The answer is"}
-    write(folder / "p", 35, ["nih_recall_prefix"], chat=True, task_config=prefix)
-    gain = rows(folder)["chat, prefix"].gain
-    assert gain.columns == ("NIH recall",)
-    assert gain.difference.mean == pytest.approx(15 / 40)
 
 
 def test_a_group_of_others_is_one_column_and_ours_is_computed(tmp_path):
@@ -217,7 +266,7 @@ def test_the_command_prints_and_writes(folder):
     assert file.read_text().startswith("| checkpoint |")
     done = as_process("ctx_models.cli", "leaderboard", folder)
     assert done == ctx_eval("leaderboard", folder)
-    assert (done.code, "+0.250 [" in done.out) == (0, True)
+    assert (done.code, "+0.100 [" in done.out, "+0.125 [" in done.out) == (0, True, True)
 
 
 def test_mistakes_are_one_sentence(tmp_path):

@@ -58,22 +58,26 @@ def write(
     count: int = 12,
     text: str = "",
     size: int = 100,
+    begun: bool = False,
 ) -> Path:
-    """All arms of each checkpoint below `folder`."""
+    """All arms of each checkpoint below `folder`; `begun`: also raw and chat, the answer begun."""
+    arms = [(name, settings, False) for name, settings in ARMS.items()]
+    arms += [(name, ARMS[name], True) for name in ("raw", "chat") if begun]
     for place, checkpoint in enumerate(checkpoints):
-        for arm, settings in ARMS.items():
+        for arm, settings, prefix in arms:
             lines = {
-                task: [
+                (f"{task}_prefix" if prefix else task): [
                     line(task, arm, number, text=f"{text}{place or ''}", size=size)
                     for number in range(count)
                 ]
-                for task in tasks
+                for task in (TASKS if prefix else tasks)
             }
             write_run(
-                folder / f"{place}-{arm}",
+                folder / f"{place}-{arm}{'-prefix' if prefix else ''}",
                 lines,
                 model=checkpoint,
                 chat=bool(settings.get("chat")),
                 config={"ctx": {"alpha": settings.get("alpha", 1.0)}},
+                task_config={"gen_prefix": "The answer is"} if prefix else {},
             )
     return folder

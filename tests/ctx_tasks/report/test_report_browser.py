@@ -51,6 +51,7 @@ def file(tmp_path_factory) -> Path:
         tasks=[*report_data.TASKS, NAME],
         text=report_data.HOSTILE,
         size=4000,
+        begun=True,
     )
     report.write(board(read_runs([folder / "runs"])), folder / "report.html")
     return folder / "report.html"
@@ -286,7 +287,7 @@ def test_without_script_the_table_and_figures_are_there(browser, file):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(file.as_uri())
-    assert page.locator("#table tbody tr").count() == 12
+    assert page.locator("#table tbody tr").count() == 18
     assert page.locator("figure svg").first.is_visible()
     assert not page.locator("#filter").is_visible()
     assert "switched off" in page.locator("#documents").inner_text()
