@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ctx_tasks.answers import watch
 from ctx_tasks.catalogue import task_folder
 
 if TYPE_CHECKING:
@@ -25,7 +26,17 @@ if TYPE_CHECKING:
 PRIVATE: Final = {
     "lm_eval._cli.run": ("Run.create",),
     "lm_eval.api.registry": ("model_registry.register", "model_registry.keys"),
-    "lm_eval.api.task": ("ConfigurableTask.fewshot_context", "ConfigurableTask.apply_filters"),
+    "lm_eval.api.task": (
+        "ConfigurableTask.aggregation",
+        "ConfigurableTask.apply_filters",
+        "ConfigurableTask.build_all_requests",
+        "ConfigurableTask.construct_requests",
+        "ConfigurableTask.doc_iterator",
+        "ConfigurableTask.fewshot_context",
+        "ConfigurableTask.higher_is_better",
+        "ConfigurableTask.process_results",
+        "Task.build_all_requests",
+    ),
     "lm_eval.config.evaluate_config": ("EvaluatorConfig.from_cli",),
     "lm_eval.loggers": ("EvaluationTracker.save_results_samples",),
     "lm_eval.models": ("MODEL_MAPPING",),
@@ -36,6 +47,7 @@ PRIVATE: Final = {
         "HFLM._create_tokenizer",
         "HFLM._detect_batch_size",
         "HFLM._encode_pair",
+        "HFLM._loglikelihood_tokens",
         "HFLM._model_call",
         "HFLM._model_generate",
         "HFLM.apply_chat_template",
@@ -111,6 +123,22 @@ def insist_on_samples(task: Any) -> None:
 def name_model(tracker: Any, results: Any, name: str) -> None:
     """Give a model that was loaded before its command-line name; the harness says "CUSTOM"."""
     results["config"]["model"] = tracker.general_config_tracker.model_source = name
+
+
+@functools.cache
+def watch_answers() -> None:
+    """From now on, let what answers remember (`ctx_tasks.answers`) reach samples and results."""
+    from lm_eval.api.task import Task
+
+    build = Task.build_all_requests
+
+    @functools.wraps(build)
+    def watched(task: Any, *args: Any, **kwargs: Any) -> None:
+        watch(task)
+        build(task, *args, **kwargs)
+
+    whole: Any = Task
+    whole.build_all_requests = watched
 
 
 def build_task(manager: TaskManager, name: str, overrides: Mapping[str, Any]) -> Any:

@@ -24,9 +24,10 @@ SENTENCE_END = ". "
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _DASHES_AND_SLASHES = re.compile(r"[-/‐‑‒–—―]")
-# A colon and, up to the end, no word; the number of a list's first item, which the sentence cut
-# leaves of "1. Paris", is none.
-_DANGLING = re.compile(r"[:\uff1a](?:[^\w:\uff1a]|_)*(?:(?<=\n)1[.)]?\s*)?$")
+# A line that ends at a colon, whatever marks of lists, emphasis and quotes follow.
+_LABEL = re.compile(r"[:\uff1a](?:\W|_)*$")
+# What the sentence cut leaves of a list: the number of "1. Paris".
+_FIRST_ITEM = re.compile(r"\W*1[.)]?\W*")
 # Scripts written without spaces: every character counts as a word of its own.
 _UNSPACED_SCRIPT = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -111,12 +112,16 @@ def is_empty(answer: str) -> bool:
 
 
 def is_dangling(answer: str) -> bool:
-    """Whether `answer` has words but ends where it should begin: a colon, and no word after it.
+    """Whether `answer` has words but ends where it should begin: each of its lines at a colon.
 
-    "The answer is:" and "A:\\n\\n**" dangle; "Answer: Paris" does not. An answer that holds the
-    reference can look like this too ("Paris:"): the caller asks only about those that do not.
+    "The answer is:", "A:\\n\\n**" and "They are:\\n1" (a list, cut at its first item) dangle;
+    "Answer: Paris" and "Paris.\\nA:" do not. An answer that holds the reference can look like this
+    too ("Paris:"): the caller asks only about those that do not.
     """
-    return not is_empty(answer) and _DANGLING.search(answer) is not None
+    lines = [line for line in answer.splitlines() if not is_empty(line)]
+    if len(lines) > 1 and _FIRST_ITEM.fullmatch(lines[-1]):
+        lines.pop()
+    return bool(lines) and all(map(_LABEL.search, lines))
 
 
 def unanswered(answer: str, *, answered: bool) -> dict[str, float]:

@@ -7,7 +7,7 @@ class sees plain text.
 # Begins the answer of the reading tasks whose name ends in `_prefix`: it fits every question of
 # SQuAD, QuAC and DROP. Chosen by the share of answers that it leads to, see
 # task_configs/squad/README.md.
-ANSWER_PREFIX = "The answer is"
+ANSWER_PREFIX = 'The answer is "'
 
 
 class WithoutIndicator(str):

@@ -18,57 +18,22 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from tqdm import tqdm
 
 from ctx_tasks import metrics
+from ctx_tasks import paper as versions
 from ctx_tasks.errors import UserError
+from ctx_tasks.reading_rows import DROP, QUAC, SQUAD, Benchmark, titled
 from ctx_tasks.rows import Record, fetch, listed, read_file, read_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-
-CANNOTANSWER = "CANNOTANSWER"
-QUAC_URL = "https://s3.amazonaws.com/my89public/quac/val_v0.2.json"
-
-
-class Document(TypedDict):
-    """One question. `references`: alternative answers, each a list of spans that are all needed."""
-
-    id: str
-    passage_id: str
-    context: str
-    question: str
-    references: list[list[str]]
-    answerable: bool
-    target: str
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """How to read one benchmark.
-
-    Attributes:
-        name: as it is called; `option` is the --metadata key that names its files.
-        columns: what a row must have, for the message when it does not.
-        unnest: a record of the original release -> rows in the hub's columns; a row -> itself.
-        parse: a row -> its document, or None for a question without any answer.
-        hub: arguments of `datasets.load_dataset`; empty where the default is `url`.
-    """
-
-    name: str
-    option: str
-    columns: str
-    unnest: Callable[[Record], Iterable[Record]]
-    parse: Callable[[Record], Document | None]
-    hub: tuple[str, ...] = ()
-    url: str = ""
 
 
 def squad(
@@ -84,21 +49,37 @@ def squad(
     Raises:
         UserError: data that cannot be fetched or read, lacks a column, or holds no question.
     """
-    return _load(SQUAD, squad_files, data_used)
+    return load(SQUAD, squad_files, data_used)
 
 
 def quac(
-    *, quac_files: Any = None, data_used: dict[str, Any] | None = None, **_unused: Any
+    *,
+    quac_files: Any = None,
+    quac_prompt: Any = None,
+    paper: Any = None,
+    data_used: dict[str, Any] | None = None,
+    **_unused: Any,
 ) -> dict[str, Dataset]:
-    """QuAC's first questions, like `squad`; None for the release's `val_v0.2.json`."""
-    return _load(QUAC, quac_files, data_used)
+    """QuAC's first questions, like `squad`; None for the release's `val_v0.2.json`.
+
+    Args:
+        quac_prompt: "context" (default) or "title_background", see `reading_rows.titled`.
+        paper: a version of the paper that decides where `quac_prompt` does not.
+    """
+    prompt = versions.setting("quac_prompt", {"quac_prompt": quac_prompt, "paper": paper})
+    if prompt == "context":
+        return load(QUAC, quac_files, data_used)
+    loaded = load(titled(QUAC), quac_files, data_used)
+    if data_used is not None:
+        data_used.update(quac_prompt=prompt)
+    return loaded
 
 
 def drop(
     *, drop_files: Any = None, data_used: dict[str, Any] | None = None, **_unused: Any
 ) -> dict[str, Dataset]:
     """DROP, like `squad`; None for `EleutherAI/drop`."""
-    return _load(DROP, drop_files, data_used)
+    return load(DROP, drop_files, data_used)
 
 
 def squad_scores(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
@@ -142,8 +123,8 @@ def _scores(doc: dict[str, Any], prediction: str) -> dict[str, float]:
     }
 
 
-def documents(benchmark: Benchmark, records: Iterable[Record]) -> Iterator[Document]:
-    """Parse records of either format; questions without any answer are left out and counted."""
+def documents(benchmark: Benchmark, records: Iterable[Record]) -> Iterator[Mapping[str, Any]]:
+    """Parse records of either format; questions that make no document are counted and left out."""
     left_out = 0
     for record in records:
         for row in benchmark.unnest(record):
@@ -152,7 +133,7 @@ def documents(benchmark: Benchmark, records: Iterable[Record]) -> Iterator[Docum
                 yield document
             left_out += document is None
     if left_out:
-        logger.info("%s: left out %d questions without an answer", benchmark.name, left_out)
+        logger.info("%s: left out %d questions %s", benchmark.name, left_out, benchmark.left_out)
 
 
 def dataset(benchmark: Benchmark, records: Iterable[Record], source: str) -> Dataset:
@@ -169,9 +150,10 @@ def dataset(benchmark: Benchmark, records: Iterable[Record], source: str) -> Dat
         documents(benchmark, records), desc=f"Reading {benchmark.name}", unit=" rows", delay=2
     )
     batches = [
-        pa.RecordBatch.from_pylist(rows, _SCHEMA) for rows in _chunks(_hashed(progress, digest))
+        pa.RecordBatch.from_pylist(rows, benchmark.schema)
+        for rows in _chunks(_hashed(progress, digest))
     ]
-    table = pa.Table.from_batches(batches, _SCHEMA)
+    table = pa.Table.from_batches(batches, benchmark.schema)
     if table.num_rows == 0:
         raise UserError(
             f"{source} holds no {benchmark.name} question with an answer; "
@@ -183,7 +165,8 @@ def dataset(benchmark: Benchmark, records: Iterable[Record], source: str) -> Dat
     return Dataset(table, fingerprint=data_hash[:16])
 
 
-def _load(benchmark: Benchmark, files: Any, data_used: dict[str, Any] | None) -> dict[str, Dataset]:
+def load(benchmark: Benchmark, files: Any, data_used: dict[str, Any] | None) -> dict[str, Dataset]:
+    """`{"validation": Dataset}` of `files`, or of the benchmark's default; fills `data_used`."""
     if files is None:
         records, source = _default_records(benchmark)
     else:
@@ -220,27 +203,16 @@ def _revision(rows: Dataset) -> str:
     return found.group(1) if found else "unknown"
 
 
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("passage_id", pa.string()),
-        ("context", pa.string()),
-        ("question", pa.string()),
-        ("references", pa.list_(pa.list_(pa.string()))),
-        ("answerable", pa.bool_()),
-        ("target", pa.string()),
-    ]
-)
-
-
-def _hashed(rows: Iterable[Document], digest: Any) -> Iterator[Document]:
+def _hashed(rows: Iterable[Mapping[str, Any]], digest: Any) -> Iterator[Mapping[str, Any]]:
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
         yield row
 
 
-def _chunks(rows: Iterable[Document], size: int = 5000) -> Iterator[list[Document]]:
-    chunk: list[Document] = []
+def _chunks(
+    rows: Iterable[Mapping[str, Any]], size: int = 5000
+) -> Iterator[list[Mapping[str, Any]]]:
+    chunk: list[Mapping[str, Any]] = []
     for row in rows:
         chunk.append(row)
         if len(chunk) == size:
@@ -248,199 +220,3 @@ def _chunks(rows: Iterable[Document], size: int = 5000) -> Iterator[list[Documen
             chunk = []
     if chunk:
         yield chunk
-
-
-def _document(
-    identity: Any, context: str, question: str, references: list[list[str]]
-) -> Document | None:
-    kept = _unique([[span for span in spans if span.strip()] for spans in references])
-    if not kept:
-        return None
-    return {
-        "id": str(identity or _short_hash(f"{context}\n{question}")),
-        "passage_id": _short_hash(context),
-        "context": context,
-        "question": question,
-        "references": kept,
-        "answerable": any(spans != [CANNOTANSWER] for spans in kept),
-        "target": ", ".join(kept[0]),
-    }
-
-
-def _unique(references: list[list[str]]) -> list[list[str]]:
-    """Without empty and repeated answers, in order."""
-    return [list(spans) for spans in dict.fromkeys(map(tuple, references)) if spans]
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _field(record: Record, key: str, kind: type | tuple[type, ...], benchmark: Benchmark) -> Any:
-    """`record[key]`, or a `UserError` that says what was found and what is needed."""
-    value = record.value.get(key)
-    if key in record.value and isinstance(value, kind):
-        return value
-    wrong = f"{key!r} is {type(value).__name__}" if key in record.value else f"no {key!r}"
-    raise UserError(
-        f"{record.where} has {wrong} (found: {', '.join(map(str, record.value)) or 'nothing'}), "
-        f"but {benchmark.name} needs {benchmark.columns}, or the original release's JSON; "
-        f"rename the columns or pass other files as {benchmark.option}."
-    )
-
-
-def _items(
-    record: Record, key: str, benchmark: Benchmark, kind: type | tuple[type, ...] = dict
-) -> list[Any]:
-    """The list `record[key]`, checked to hold only `kind`."""
-    values = _field(record, key, (list, tuple), benchmark)
-    if all(isinstance(value, kind) for value in values):
-        return list(values)
-    broken = Record(record.where, {key: next(v for v in values if not isinstance(v, kind))})
-    return _field(broken, key, kind, benchmark)
-
-
-def _children(record: Record, key: str, benchmark: Benchmark) -> Iterator[Record]:
-    for index, value in enumerate(_items(record, key, benchmark), start=1):
-        yield Record(f"{record.where}, {key} {index}", value)
-
-
-def _paragraphs(record: Record, benchmark: Benchmark) -> Iterator[Record]:
-    """The paragraphs of a release in SQuAD's nesting: data -> paragraphs -> qas."""
-    for article in _children(record, "data", benchmark):
-        yield from _children(article, "paragraphs", benchmark)
-
-
-def _unnest_squad(record: Record) -> Iterator[Record]:
-    if "data" not in record.value:
-        yield record
-        return
-    for paragraph in _paragraphs(record, SQUAD):
-        context = _field(paragraph, "context", str, SQUAD)
-        for question in _children(paragraph, "qas", SQUAD):
-            yield Record(question.where, {**question.value, "context": context})
-
-
-def _parse_squad(record: Record) -> Document | None:
-    context = _field(record, "context", str, SQUAD)
-    question = _field(record, "question", str, SQUAD)
-    answers = _field(record, "answers", (dict, list), SQUAD)
-    if isinstance(answers, dict):
-        texts = _items(Record(record.where, answers), "text", SQUAD, str)
-    else:
-        texts = [
-            _field(answer, "text", str, SQUAD) for answer in _children(record, "answers", SQUAD)
-        ]
-    return _document(record.value.get("id"), context, question, [[text] for text in texts])
-
-
-def _unnest_quac(record: Record) -> Iterator[Record]:
-    if "data" not in record.value:
-        yield record
-        return
-    for paragraph in _paragraphs(record, QUAC):
-        turns = list(_children(paragraph, "qas", QUAC))
-        texts = [
-            [_field(answer, "text", str, QUAC) for answer in _children(turn, "answers", QUAC)]
-            for turn in turns[:1]
-        ]
-        row = {
-            "dialogue_id": paragraph.value.get("id"),
-            "context": _field(paragraph, "context", str, QUAC),
-            "questions": [_field(turn, "question", str, QUAC) for turn in turns],
-            "answers": {"texts": texts},
-        }
-        yield Record(paragraph.where, row)
-
-
-def _parse_quac(record: Record) -> Document | None:
-    context = _field(record, "context", str, QUAC).removesuffix(CANNOTANSWER).rstrip()
-    questions = _items(record, "questions", QUAC, str)
-    answers = Record(record.where, _field(record, "answers", dict, QUAC))
-    texts = _items(answers, "texts", QUAC, (list, tuple))
-    if not questions or not texts:
-        return None
-    first = _items(Record(record.where, {"texts": texts[0]}), "texts", QUAC, str)
-    identity = record.value.get("dialogue_id")
-    return _document(identity, context, questions[0], [[text] for text in first])
-
-
-def _unnest_drop(record: Record) -> Iterator[Record]:
-    passages = record.value.items()
-    if not any(isinstance(value, dict) and "qa_pairs" in value for _, value in passages):
-        yield record
-        return
-    for name in record.value:
-        passage = Record(f"{record.where}, {name}", _field(record, name, dict, DROP))
-        text = _field(passage, "passage", str, DROP)
-        for pair in _children(passage, "qa_pairs", DROP):
-            yield Record(pair.where, {**pair.value, "passage": text})
-
-
-def _parse_drop(record: Record) -> Document | None:
-    passage = _field(record, "passage", str, DROP)
-    question = _field(record, "question", str, DROP)
-    answers = [_field(record, "answer", dict, DROP), *_validated(record)]
-    spans = [_drop_spans(Record(record.where, answer)) for answer in answers]
-    return _document(record.value.get("query_id"), passage, question, spans)
-
-
-def _validated(record: Record) -> list[dict[str, Any]]:
-    """The other annotators' answers: a list, or (the hub's columns) a dictionary of lists."""
-    if record.value.get("validated_answers") is None:
-        return []
-    validated = _field(record, "validated_answers", (list, dict), DROP)
-    if isinstance(validated, list):
-        return _items(record, "validated_answers", DROP)
-    columns = Record(record.where, validated)
-    kinds = (str, int, float, dict, list, tuple)
-    wanted = [_items(columns, key, DROP, kinds) for key in ("number", "date", "spans")]
-    if len({len(column) for column in wanted}) > 1:
-        raise UserError(
-            f"{record.where} has validated_answers of unequal lengths "
-            f"{[len(column) for column in wanted]}, but number, date and spans need one entry for "
-            f"each annotator; correct the row."
-        )
-    keys = ("number", "date", "spans")
-    return [dict(zip(keys, answer, strict=True)) for answer in zip(*wanted, strict=True)]
-
-
-def _drop_spans(answer: Record) -> list[str]:
-    """An answer's spans: its number, or its text spans, or its date as "day month year"."""
-    number = answer.value.get("number")
-    if number not in (None, ""):
-        return [str(number)]
-    if answer.value.get("spans"):
-        return _items(answer, "spans", DROP, str)
-    date = Record(answer.where, _field(answer, "date", dict, DROP))
-    parts = [date.value.get(part) for part in ("day", "month", "year")]
-    return [" ".join(str(part).strip() for part in parts if part not in (None, ""))]
-
-
-SQUAD = Benchmark(
-    name="SQuAD",
-    option="squad_files",
-    columns="id, context, question, answers (with text), as rajpurkar/squad has them",
-    unnest=_unnest_squad,
-    parse=_parse_squad,
-    hub=("rajpurkar/squad", "plain_text"),
-)
-QUAC = Benchmark(
-    name="QuAC",
-    option="quac_files",
-    columns="dialogue_id, context, questions, answers (with texts), as allenai/quac has them",
-    unnest=_unnest_quac,
-    parse=_parse_quac,
-    url=QUAC_URL,
-)
-DROP = Benchmark(
-    name="DROP",
-    option="drop_files",
-    columns=(
-        "query_id, passage, question, answer and validated_answers (both with number, date and "
-        "spans), as EleutherAI/drop has them"
-    ),
-    unnest=_unnest_drop,
-    parse=_parse_drop,
-    hub=("EleutherAI/drop",),
-)

@@ -23,7 +23,7 @@ from ctx_models.attention import segment_mass
 from ctx_models.lm import CtxLM
 from ctx_models.spans import Rendered, Segment, Segmented, Span, raw, with_response
 from ctx_tasks.errors import UserError
-from ctx_tasks.needle import task as needle
+from ctx_tasks.needle import prompt
 from ctx_tasks.statistics import cluster_error, cluster_numbers
 
 CONDITIONS = ("raw", "chat")
@@ -188,7 +188,7 @@ def _clusters(rows: Sequence[Row]) -> np.ndarray:
 
 def _prompt(lm: CtxLM, row: Row, *, chat: bool) -> Rendered:
     """The prompt up to the last token before the answer, as the harness builds it."""
-    question = needle.PROMPT.format(context=row["context"], question=row["question"])
+    question = prompt(row)
     prefix = row["response_prefix"]
     if not chat:
         return with_response(raw(question, lm.arm.indicator), f" {prefix}")

@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -114,13 +114,14 @@ def check_metadata(metadata: Mapping[str, Any], names: Sequence[str]) -> None:
 
 def _metadata_keys() -> list[str]:
     """What our tasks and the judge after a run take from --metadata."""
-    from ctx_tasks import mt_bench, nano_world, needle, reading
+    from ctx_tasks import conflict, mt_bench, nano_world, needle, paper, reading
     from ctx_tasks.judge.endpoint import Options
 
-    loaders = (needle.nih, nano_world.nih, reading.squad, reading.quac, reading.drop)
-    found = {name for one in (*loaders, mt_bench.questions) for name in signature(one).parameters}
+    loaders: list[Callable[..., Any]] = [needle.nih, nano_world.nih, mt_bench.questions]
+    loaders += [reading.squad, reading.quac, reading.drop, conflict.conflict]
+    found = {name for one in loaders for name in signature(one).parameters}
     found |= {f"judge_{name}" for name in signature(Options).parameters}
-    return sorted(found | {"questions", "mt_bench_first", "mt_bench_indicator"})
+    return sorted(found | paper.SETTINGS.keys() | {"questions", "mt_bench_first"})
 
 
 def _check_flags(given: Given) -> None:

@@ -26,7 +26,8 @@ import numpy as np
 from ctx_tasks.columns import TURNS
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import write_text
-from ctx_tasks.judge.endpoint import Ask, Options, Outcome, ask
+from ctx_tasks.judge.endpoint import Options
+from ctx_tasks.judge.verdicts import Ask, Outcome, ask
 from ctx_tasks.mt_bench.data import OPTION, JudgeData, Question, judge_messages
 from ctx_tasks.result_files import date_of, results_files, samples_file
 

@@ -54,8 +54,8 @@ class Cell:
     Attributes:
         value, error: the task's primary metric and its standard error; NaN where there is none.
         n: documents.
-        empty: share of answers that say nothing; NaN where the task does not report it.
         estimate: the score's interval and its clusters; None for an average.
+        empty: share of answers that say nothing; NaN where the task does not report it.
         best, tied: the best of its column, or not distinguishable from it.
         mark: why it is not comparable with the rest of the column (only under force), else "".
     """
@@ -63,8 +63,8 @@ class Cell:
     value: float
     error: float
     n: int
-    empty: float = math.nan
     estimate: Estimate | None = None
+    empty: float = math.nan
     best: bool = False
     tied: bool = False
     mark: str = ""
@@ -204,7 +204,7 @@ def _cell(entry: Entry, column: str) -> Cell:
         )
     else:
         found = estimate_samples(samples, result.primary)
-    return Cell(reported.value, found.error, found.n, entry.empty(column), found)
+    return Cell(reported.value, found.error, found.n, found, entry.empty(column))
 
 
 def _average(cells: Sequence[Cell]) -> Cell:
@@ -212,7 +212,7 @@ def _average(cells: Sequence[Cell]) -> Cell:
     mark = "; ".join(dict.fromkeys(cell.mark for cell in cells if cell.mark))
     mean = float(np.mean([cell.value for cell in cells]))
     empty = float(np.mean([cell.empty for cell in cells]))
-    return Cell(mean, error, sum(cell.n for cell in cells), empty, mark=mark)
+    return Cell(mean, error, sum(cell.n for cell in cells), empty=empty, mark=mark)
 
 
 def _change(before: Entry, after: Entry) -> Change | None:

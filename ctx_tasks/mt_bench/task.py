@@ -21,7 +21,7 @@ from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
-from ctx_tasks import harness
+from ctx_tasks import harness, paper
 from ctx_tasks.arm import ARGUMENTS, CHECKPOINT, EXECUTION
 from ctx_tasks.errors import UserError
 from ctx_tasks.prompts import WithoutIndicator
@@ -42,11 +42,13 @@ class FirstTurn(ConfigurableTask):
     turn = 0
 
     def __init__(self, config: dict[str, Any]) -> None:
-        asked = (config.get("metadata") or {}).get(_INDICATOR, False)
-        if not isinstance(asked, bool):
-            raise UserError(f"{_INDICATOR} is true or false, but got {asked!r}.")
-        self._indicated = asked
-        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+        metadata = config.get("metadata") or {}
+        self._indicated = paper.setting(_INDICATOR, metadata)
+        kept = {key: value for key, value in config.items() if key != "class"}
+        if self._indicated:
+            # A version of the paper may have said so: results must, too.
+            kept["metadata"] = {**metadata, _INDICATOR: True}
+        super().__init__(config=kept)
         # Without them the answers would be lost.
         harness.insist_on_samples(self)
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctx_tasks import reading
+from ctx_tasks.conflict import CONFLICT
 from ctx_tasks.errors import UserError
 from ctx_tasks.needle import task as needle
+from ctx_tasks.reading_rows import DROP, QUAC, SQUAD, Benchmark, Document
 from ctx_tasks.rows import Record, read_file
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ FOLDER = Path(__file__).parent / "data"
 SOURCE = "nano-world (bundled)"
 # What the window of the nano models, 1280 tokens, leaves with room for any of their prompts.
 LONGEST = 1000
+# Every answer of the world begins so ("The mayor of ... is ..."), whatever is asked. The neutral
+# words of the real tasks are none here: after them the nano models answer nothing sensible, see
+# task_configs/nano/README.md.
+ANSWER_PREFIX = "The"
 
 
 def nih(
@@ -60,7 +66,7 @@ def nih(
 
 
 def squad(**settings: Any) -> dict[str, Dataset]:
-    """Reading questions in SQuAD's shape: `{"validation": Dataset}` of `reading.Document` columns.
+    """Reading questions in SQuAD's shape: `{"validation": Dataset}` of `Document` columns.
 
     Args:
         questions: how many, from the first; None (default) for all 400.
@@ -68,17 +74,17 @@ def squad(**settings: Any) -> dict[str, Dataset]:
         data_used: filled with `source`, `sha256` and `rows`, see `reading.squad`.
         settings: anything else the harness hands on is not looked at.
     """
-    return _load(reading.SQUAD, "squad", **settings)
+    return _load(SQUAD, "squad", **settings)
 
 
 def quac(**settings: Any) -> dict[str, Dataset]:
     """Reading questions in QuAC's shape, one a passage; see `squad`."""
-    return _load(reading.QUAC, "quac", **settings)
+    return _load(QUAC, "quac", **settings)
 
 
 def drop(**settings: Any) -> dict[str, Dataset]:
     """Questions for numbers, in DROP's shape; see `squad`."""
-    return _load(reading.DROP, "drop", **settings)
+    return _load(DROP, "drop", **settings)
 
 
 def by_heart(**settings: Any) -> dict[str, Dataset]:
@@ -86,8 +92,13 @@ def by_heart(**settings: Any) -> dict[str, Dataset]:
     return _load(_BY_HEART, "by_heart", **settings)
 
 
+def conflict(**settings: Any) -> dict[str, Dataset]:
+    """Known facts with a passage that contradicts them; see `squad`."""
+    return _load(CONFLICT, "conflict", **settings)
+
+
 def _load(
-    benchmark: reading.Benchmark,
+    benchmark: Benchmark,
     name: str,
     *,
     questions: Any = None,
@@ -131,7 +142,7 @@ def _first(records: list[Record], questions: Any) -> Iterable[Record]:
     return records[:questions]
 
 
-def _parse_by_heart(record: Record) -> reading.Document:
+def _parse_by_heart(record: Record) -> Document:
     question, answer = record.value["question"], record.value["answer"]
     return {
         # Drawn with repetition: the line, not the wording, is what tells questions apart.
@@ -145,7 +156,7 @@ def _parse_by_heart(record: Record) -> reading.Document:
     }
 
 
-_BY_HEART = reading.Benchmark(
+_BY_HEART = Benchmark(
     name="by heart",
     option="questions",
     columns="question, answer",

@@ -3,21 +3,23 @@
 Source: arXiv 2411.02688, section 3.1 and appendix A.2; the test is Kamradt's. 20 lengths, uniform
 from 200 tokens to the maximum, times 20 depths, uniform from 0 to 100 %. A document is the haystack
 with the needle in it; it has the cell's length in tokens of the evaluated model (the document
-alone, without special tokens, to within 2; `needle_documents.py` says how).
+alone, without special tokens, to within 2; `documents.py` says how).
 Divergences: the released code shortens the document by a further 200 tokens (so 200 and 400 give
-the same one) and generates 100 tokens; here the lengths are exact and 50 tokens are generated.
+the same one) and generates 100 tokens; here the lengths are exact and 50 tokens are generated,
+unless `answer_tokens` or a version of the paper (`ctx_tasks.paper`) says otherwise.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from ctx_tasks import paper as versions
 from ctx_tasks.errors import UserError
 from ctx_tasks.loaded import behind
 from ctx_tasks.metrics import keyword_recall, unanswered
@@ -37,17 +39,13 @@ from ctx_tasks.needle.inputs import (
     model_window,
     special_strings,
 )
+from ctx_tasks.needle.wordings import PAPER, Wording, load_wordings, prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
-PROMPT = (
-    "You are a helpful AI assistant that answers a question using only the provided document: \n"
-    "{context}\n\nQuestion: {question}"
-)
-ANSWER_TOKENS = 50
 # Kept free for the chat template, [IND] and BOS, even without a template: so that the arms of one
 # model (raw, chat, prefix) get the same documents and can be compared pair by pair.
 TEMPLATE_TOKENS = 128
@@ -79,6 +77,9 @@ def nih(
     haystack: Any = "builtin",
     needles: Any = "paper",
     seed: Any = 42,
+    answer_tokens: Any = None,
+    prompts: Any = None,
+    paper: Any = None,
     pretrained: Any = None,
     tokenizer: Any = None,
     max_model_len: Any = None,
@@ -100,6 +101,9 @@ def nih(
         min_length, lengths, depths: see `grid`.
         haystack, needles: see `load_haystack`, `load_needles`.
         seed: see `build`.
+        answer_tokens: new tokens, for which the window must leave room; see `answer_tokens`.
+        prompts: see `load_wordings`; with several, every document is there in each.
+        paper: a version of the paper that decides where these two are not given.
         pretrained, tokenizer, revision, trust_remote_code, subfolder, gguf_file: model arguments;
             without them, those of the model of ours that is loaded (`ctx_tasks.loaded`).
         max_model_len: vLLM's model argument, a smaller window.
@@ -121,34 +125,57 @@ def nih(
     known = None if tokenizer or "model" in others else behind(pretrained)
     if known is not None:
         pretrained, tokenizer, source = known.pretrained, known.tokenizer, known.source
-    hay, sets, loaded, _ = _checked(
+    asked = {"answer_tokens": answer_tokens, "prompts": prompts, "paper": paper}
+    hay, sets, loaded, wordings, tokens, _ = _checked(
         lambda: load_haystack(haystack),
         lambda: load_needles(needles),
         lambda: load_tokenizer(pretrained, tokenizer, **source),
+        lambda: load_wordings(versions.setting("prompts", asked)),
+        lambda: generated_tokens(asked),
         lambda: _raise_all(_setting_faults(min_length, max_length, lengths, depths, seed)),
     )
     window = max_model_len or model_window(pretrained, loaded, **source)
-    longest = longest_document(window, needed_room(loaded, sets), max_length)
+    room = needed_room(loaded, sets, wordings, tokens)
+    longest = longest_document(window, room, max_length)
     cells = grid(min_length, longest, lengths, depths)
-    rows = build(loaded, hay, sets, cells, seed)
+    rows = _worded(build(loaded, hay, sets, cells, seed), wordings)
     if data_used is not None:
         name = tokenizer or pretrained
         name = str(name) if isinstance(name, str | Path) else loaded.name_or_path
         data_used.update(source=hay.name, sha256=hay.sha256, rows=len(rows), tokenizer=name)
         data_used.update(window=window, min_length=min_length, max_length=longest)
         data_used.update(lengths=lengths, depths=depths, seed=seed, needles=[s.id for s in sets])
+        if wordings != PAPER:
+            data_used.update(prompts={one.id: one.prompt for one in wordings})
     return {"test": Dataset.from_list(rows)}
 
 
-def scores(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+def generated_tokens(metadata: Mapping[str, Any]) -> int:
+    """New tokens of an answer: `answer_tokens` of the metadata, or its version of the paper, or 50.
+
+    Raises:
+        UserError: no whole number of at least 1.
+    """
+    tokens = versions.setting("answer_tokens", metadata)
+    if not _is_whole(tokens) or tokens < 1:
+        raise UserError(
+            f"answer_tokens must be a whole number of at least 1, but got {tokens!r}; the paper "
+            f"has 50, its later version 100."
+        )
+    return int(tokens)
+
+
+def scores(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """`recall` (share of keywords in the output, 0.0 to 1.0), `recall_error`, `score` (= recall),
-    and `empty` with its part `dangling`, never 1 where a keyword was found.
+    and `empty` with its part `dangling`, never 1 where a keyword was found. With several wordings
+    also `prompt_spread`, a pair that `wordings.prompt_spread` makes one number of.
 
     Over the generated text only: a response prefix is part of the prompt and counts for nothing.
     """
     recall = keyword_recall(results[0], doc["keywords"])
-    found = {"recall": recall, "recall_error": 1.0 - recall, "score": recall}
-    return {**found, **unanswered(results[0], answered=recall > 0)}
+    found: dict[str, Any] = {"recall": recall, "recall_error": 1.0 - recall, "score": recall}
+    found |= unanswered(results[0], answered=recall > 0)
+    return {**found, "prompt_spread": (doc["prompt_id"], recall)} if "prompt_id" in doc else found
 
 
 def longest_document(window: int | None, room: int, asked: int | None) -> int:
@@ -185,13 +212,18 @@ def longest_document(window: int | None, room: int, asked: int | None) -> int:
     return min(window - room, asked or window)
 
 
-def needed_room(tokenizer: Any, needles: Sequence[Needle]) -> int:
+def needed_room(
+    tokenizer: Any, needles: Sequence[Needle], wordings: Sequence[Wording], tokens: int
+) -> int:
     """Tokens of the window that are not the document: prompt, prefix, chat template, answer."""
-    prompts = [
-        PROMPT.format(context="", question=one.question) + " " + one.response_prefix
+    rows = (
+        {"context": "", "question": one.question, "prompt": wording.prompt}
         for one in needles
-    ]
-    return max(count_tokens(tokenizer, prompts)) + _template_room(tokenizer) + ANSWER_TOKENS
+        for wording in wordings
+    )
+    prefixes = (one.response_prefix for one in needles for _ in wordings)
+    prompts = [f"{prompt(row)} {prefix}" for row, prefix in zip(rows, prefixes, strict=True)]
+    return max(count_tokens(tokenizer, prompts)) + _template_room(tokenizer) + tokens
 
 
 def build(
@@ -261,6 +293,27 @@ def _row(document: Document, haystack: Haystack) -> dict[str, Any]:
         "haystack": haystack.name,
         "haystack_sha256": haystack.sha256,
     }
+
+
+def _worded(rows: list[dict[str, Any]], wordings: Sequence[Wording]) -> list[dict[str, Any]]:
+    """Each row in every wording, one after the other; unchanged where the paper's is the only one.
+
+    Rows of one document are one cluster (`passage_id`), or all of one needle where there are
+    several: their scores are not independent.
+    """
+    if wordings == PAPER:
+        return rows
+    several = len({row["needle_id"] for row in rows}) > 1
+    return [
+        {
+            **row,
+            "prompt": one.prompt,
+            "prompt_id": one.id,
+            "passage_id": row["needle_id"] if several else f"{row['length']}-{row['depth']}",
+        }
+        for row in rows
+        for one in wordings
+    ]
 
 
 def _rotated(haystack: Haystack, seed: int) -> str:

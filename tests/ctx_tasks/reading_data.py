@@ -23,7 +23,7 @@ def quac_row(name: str, context: str, questions: list[str], texts: list[list[str
     return {
         "dialogue_id": name,
         "wikipedia_page_title": "T",
-        "background": "",
+        "background": "Some background.",
         "section_title": "S",
         "context": f"{context} CANNOTANSWER",
         "questions": questions,
@@ -115,7 +115,12 @@ def _quac_article(row: Row) -> Row:
         for index, (question, texts) in turns
     ]
     paragraph = {"id": row["dialogue_id"], "context": row["context"], "qas": questions}
-    return {"title": "T", "section_title": "S", "background": "", "paragraphs": [paragraph]}
+    return {
+        "title": "T",
+        "section_title": "S",
+        "background": "Some background.",
+        "paragraphs": [paragraph],
+    }
 
 
 def drop_release(rows: list[Row]) -> Row:

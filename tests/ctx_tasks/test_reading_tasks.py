@@ -147,7 +147,7 @@ PROMPTS = [
     (
         "drop_contains_prefix",
         f"{data.HARBOUR}\nAnswer the question according to the above passage: How many? "
-        "The answer is",
+        'The answer is "',
     ),
 ]
 

@@ -2,7 +2,8 @@
 
 `needles` and `haystack` feed the needle test (as `ctx_tasks.needle` takes them), `squad`, `quac`
 and `drop` give reading questions in the columns of those datasets, `by_heart` asks for what holds
-all over the corpus. `write` puts all of it into files the tasks read.
+all over the corpus, `conflict` for the same against a passage that says otherwise. `write` puts all
+of it into files the tasks read.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ctx_tasks.files import write_text
 from ctx_tasks.needle.inputs import Haystack, Needle
 from training.nano import prose
 from training.nano.words import NUMBERS
-from training.nano.world import BEST_THING, RELATIONS, Fact, World, new_fact
+from training.nano.world import BEST_THING, RELATIONS, Fact, World, contradict, new_fact
 
 _SMALL = re.compile(r"(an?|the|and|in|on|with|then|before|near|at|along|during|ends|of)$")
 
@@ -153,11 +154,42 @@ def by_heart(world: World, count: int, seed: int = 0) -> list[tuple[str, Fact]]:
     return [(fact.ask(rng), fact) for fact in facts]
 
 
+def conflict(world: World, count: int, seed: int = 0) -> list[dict[str, str]]:
+    """Draw known facts, each with a passage that states another answer among facts and prose.
+
+    Columns of `ctx_tasks.conflict`: `memory_answer` holds all over the corpus, `context_answer` in
+    the passage alone. Neither is in the other, nor in another line of the passage.
+    """
+    rng = Random(f"nano conflict {seed}")
+    drawn: list[dict[str, str]] = []
+    while len(drawn) < count:
+        known = rng.choice(world.known)
+        stated = contradict(rng, known, held_out=True)
+        lines = [prose.sentence(rng, held_out=True) for _ in range(rng.randint(4, 12))]
+        lines += [_stated(rng).state(rng) for _ in range(rng.randint(3, 5))]
+        rng.shuffle(lines)
+        answers = (known.answer, stated.answer)
+        if any(one in other for one in answers for other in [*lines, *(set(answers) - {one})]):
+            continue
+        lines.insert(rng.randint(0, len(lines)), stated.state(rng))
+        drawn.append(
+            {
+                "id": f"nano-conflict-{len(drawn)}",
+                "context": " ".join(lines),
+                "question": known.ask(rng),
+                "context_answer": stated.answer,
+                "memory_answer": known.answer,
+            }
+        )
+    return drawn
+
+
 def write(
     world: World, folder: Path, *, seed: int = 0, count: int = 400, needle_count: int = 20
 ) -> None:
     """Write needles.yaml, haystack/*.txt and, with `count` questions each, squad.jsonl, quac.jsonl,
-    drop.jsonl (options of the tasks of these names) and by_heart.jsonl (`question`, `answer`).
+    drop.jsonl, conflict.jsonl (options of the tasks of these names) and by_heart.jsonl (`question`,
+    `answer`).
     """
     keys = ("id", "needle", "question", "response_prefix", "keywords")
     sets = [
@@ -169,6 +201,6 @@ def write(
         write_text(folder / "haystack" / f"{number:02}.txt", text + "\n")
     known = [{"question": q, "answer": fact.answer} for q, fact in by_heart(world, count, seed)]
     drawn = {kind.__name__: kind(count, seed) for kind in (squad, quac, drop)}
-    drawn["by_heart"] = known
+    drawn |= {"by_heart": known, "conflict": conflict(world, count, seed)}
     for name, rows in drawn.items():
         write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ctx_tasks.metrics import contains, first_sentence, keyword_recall
+from ctx_tasks.needle import PROMPT, build, grid
 from ctx_tasks.needle.inputs import Haystack, Needle
-from ctx_tasks.needle.task import PROMPT, build, grid
 from training.nano.held_out import Question, by_heart
 from training.nano.world import World
 

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from ctx_tasks.errors import UserError
 from ctx_tasks.metrics import keyword_recall
 from ctx_tasks.needle import task as needle
+from ctx_tasks.needle import wordings
 from ctx_tasks.needle.inputs import (
     Haystack,
     load_haystack,
@@ -204,7 +205,8 @@ def test_several_needles_are_dealt_evenly_over_lengths_and_depths() -> None:
 def test_score_is_the_share_of_keywords_in_the_generated_text() -> None:
     doc = {"keywords": list(PAPER[0].keywords)}
     found = needle.scores(doc, ["Eat a SANDWICH, in the park; someday."])
-    assert found == pytest.approx({"recall": 3 / 7, "recall_error": 4 / 7, "score": 3 / 7})
+    expected = {"recall": 3 / 7, "recall_error": 4 / 7, "score": 3 / 7, "empty": 0, "dangling": 0}
+    assert found == pytest.approx(expected)
 
 
 def test_packaged_needles_give_nothing_away_before_the_answer() -> None:
@@ -267,9 +269,9 @@ def test_impossible_maxima_are_refused(values: Any, message: str) -> None:
 
 def test_room_covers_the_longest_prompt_in_its_chat_template() -> None:
     tokenizer = tiny.tokenizer()
-    room = needle.needed_room(tokenizer, SEVERAL)
+    room = needle.needed_room(tokenizer, SEVERAL, wordings.PAPER, 50)
     for one in SEVERAL:
-        user = needle.PROMPT.format(context="", question=one.question)
+        user = wordings.PROMPT.format(context="", question=one.question)
         messages = [
             {"role": "user", "content": user},
             {"role": "assistant", "content": one.response_prefix},
@@ -280,7 +282,13 @@ def test_room_covers_the_longest_prompt_in_its_chat_template() -> None:
 
 def test_room_grows_with_a_template_that_is_long() -> None:
     short, long = tiny.tokenizer(), tiny.tokenizer(chat_template="word " * 400)
-    assert needle.needed_room(long, PAPER) > needle.needed_room(short, PAPER) + 200
+    ask = (PAPER, wordings.PAPER, 50)
+    assert needle.needed_room(long, *ask) > needle.needed_room(short, *ask) + 200
+    assert (
+        needle.needed_room(short, PAPER, wordings.PAPER, 100)
+        == needle.needed_room(short, *ask) + 50
+    )
+    assert needle.needed_room(short, PAPER, wordings.FOUR, 50) != needle.needed_room(short, *ask)
 
 
 def test_all_faults_of_the_settings_are_told_at_once() -> None:

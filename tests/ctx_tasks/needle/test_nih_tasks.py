@@ -109,6 +109,7 @@ def test_recall_its_error_and_the_score_are_means_over_the_cells(tokenizer_folde
         "score": True,
         "empty": False,
         "dangling": False,
+        "prompt_spread": False,
     }
 
 

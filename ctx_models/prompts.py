@@ -1,0 +1,28 @@
+"""A rendered prompt that remembers its segments: the harness hands a model nothing but strings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .spans import Rendered
+
+
+class PromptText(str):
+    """A rendered prompt that remembers its segments (and keeps them when pickled)."""
+
+    rendered: Rendered
+
+    @classmethod
+    def of(cls, rendered: Rendered) -> PromptText:
+        """The text of `rendered`, carrying it along."""
+        text = cls(rendered.text)
+        text.rendered = rendered
+        return text
+
+
+def clipped(rendered: Rendered, length: int) -> Rendered:
+    """The first `length` characters of `rendered`."""
+    spans = [span._replace(end=min(span.end, length)) for span in rendered.spans]
+    kept = tuple(span for span in spans if span.start < span.end)
+    places = tuple(place for place in rendered.indicators if place[1] <= length)
+    return replace(rendered, text=rendered.text[:length], spans=kept, indicators=places)

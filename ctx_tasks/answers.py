@@ -1,0 +1,135 @@
+"""What became of a request, carried by its answer into samples and results.
+
+A prompt may be longer than the window and lose tokens; an answer may meet its token limit before it
+ends. The harness has a place for neither, so the answers of our models are strings (and pairs of
+numbers) that remember it, and `watch` adds it to the metrics of a document:
+
+- `cut`: in a sample the tokens that its prompt lost, in results the share of documents that lost
+  any. Of several requests (choices, repeats) the one that lost most counts.
+- `unfinished`: in a sample the share of its answers that met the token limit before an end or a
+  stop string (an answer, unless the task repeats), in results the share of documents with one.
+
+Both are beside the scores, as `empty` is, and never part of a mean over tasks. A document that was
+skipped has `cut` alone and is in no score. Answers of other models remember nothing and add
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+CUT, UNFINISHED = "cut", "unfinished"
+NAMES = (CUT, UNFINISHED)
+
+
+@dataclass(frozen=True)
+class Note:
+    """What became of one request.
+
+    Attributes:
+        cut: tokens that its prompt lost.
+        unfinished: whether the answer met its token limit; None where nothing is generated.
+        skipped: whether it was left out because its prompt is too long.
+    """
+
+    cut: int = 0
+    unfinished: bool | None = None
+    skipped: bool = False
+
+
+class Answer(str):
+    """A generated text that remembers its note (and keeps it when pickled)."""
+
+    note: Note
+
+    @classmethod
+    def of(cls, text: str, note: Note) -> Answer:
+        """`text` with `note`."""
+        answer = cls(text)
+        answer.note = note
+        return answer
+
+
+class LogLikelihood(tuple[float, bool]):
+    """A log-likelihood and whether it is the greedy one, with a note."""
+
+    note: Note
+
+    @classmethod
+    def of(cls, values: Iterable[Any], note: Note) -> LogLikelihood:
+        """`values` with `note`."""
+        answer = cls(values)
+        answer.note = note
+        return answer
+
+
+def notes(responses: Iterable[Any]) -> list[Note]:
+    """The notes of those responses that remember one."""
+    return [one.note for one in responses if isinstance(one, Answer | LogLikelihood)]
+
+
+def metrics(found: Sequence[Note]) -> dict[str, float]:
+    """The notes of one document's responses as metrics; none without notes."""
+    if not found:
+        return {}
+    cut: dict[str, float] = {CUT: max(note.cut for note in found)}
+    ends = [note.unfinished for note in found if note.unfinished is not None]
+    return {**cut, UNFINISHED: sum(ends) / len(ends)} if ends else cut
+
+
+def share(values: Sequence[float]) -> float:
+    """The share of documents with more than nothing."""
+    return sum(value > 0 for value in values) / len(values)
+
+
+def watch(task: Any) -> None:
+    """Add what the answers remember to the metrics of a harness task."""
+    if not isinstance(getattr(task.process_results, "__self__", None), _Watched):
+        watched = _Watched(task)
+        task.doc_iterator, task.process_results = watched.doc_iterator, watched.process_results
+        task.aggregation, task.higher_is_better = watched.aggregation, watched.higher_is_better
+
+
+class _Watched:
+    """The methods of a task through which scores reach the results.
+
+    The harness hands `process_results` a document without its number; the number is known because
+    documents are taken one by one.
+    """
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self._iterate: Callable[..., Iterator[tuple[int, Any]]] = task.doc_iterator
+        self._score: Callable[..., Any] = task.process_results
+        self._aggregation: Callable[[], Any] = task.aggregation
+        self._better: Callable[[], Any] = task.higher_is_better
+        self._notes: dict[int, list[Note]] | None = None
+        self._number = -1
+        self._reported: dict[str, None] = {}
+
+    def doc_iterator(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, Any]]:
+        self._notes = None
+        for number, doc in self._iterate(*args, **kwargs):
+            self._number = number
+            yield number, doc
+
+    def process_results(self, doc: Any, results: Any) -> Any:
+        if self._notes is None:
+            self._notes = defaultdict(list)
+            for instance in self._task.instances:
+                self._notes[instance.doc_id] += notes(instance.resps)
+        found = self._notes.get(self._number, [])
+        noted = metrics(found)
+        self._reported |= dict.fromkeys(noted)
+        if any(note.skipped for note in found):
+            return {CUT: noted[CUT]}
+        return {**self._score(doc, results), **noted}
+
+    def aggregation(self) -> Mapping[str, Any]:
+        return {**(self._aggregation() or {}), **dict.fromkeys(self._reported, share)}
+
+    def higher_is_better(self) -> Mapping[str, Any]:
+        return {**(self._better() or {}), **dict.fromkeys(self._reported, False)}
