@@ -20,6 +20,8 @@ from ctx_tasks.errors import UserError
 
 # The metric that stands for a task, in order of preference; otherwise its first.
 PRIMARY = ("score", "rating", "recall", "contains", "acc")
+# Shares that say how far a score can be trusted: shown beside it, in no place of it unasked.
+BESIDE = ("empty", "cut", "unfinished")
 NOT_MEASURED = -1.0
 _NO_FILTER = "none"
 _MOST_LISTED = 4
@@ -119,7 +121,8 @@ def choose(
         return Chosen({}, _NO_FILTER, filters, "", "")
     used = _filter(task, measured, choice)
     metrics = measured[used]
-    usual = next((name for name in PRIMARY if name in metrics), next(iter(metrics)))
+    scores = [name for name in metrics if name not in BESIDE] or list(metrics)
+    usual = next((name for name in PRIMARY if name in scores), scores[0])
     primary = _asked(task, choice.metrics, metrics, "metric") or usual
     ours = task in TASKS or task in GROUPS
     unsaid = ours and primary == usual and len(filters) < 2
@@ -204,7 +207,7 @@ def _said(
     filters: Iterable[str],
     unmeasured: list[str],
 ) -> str:
-    others = [name for name in metrics if name != primary]
+    others = [name for name in metrics if name != primary and name not in BESIDE]
     filtered = [name for name in filters if name != used]
     parts = [f"also {_listed(others)}: --metric {task}=NAME"] if others else []
     parts += [f"other filters {_listed(filtered)}: --filter {task}=NAME"] if filtered else []

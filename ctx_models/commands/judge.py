@@ -142,10 +142,10 @@ def _judge_settings(metadata: dict[str, Any]) -> Options | None:
 
 def _written(output: str) -> set[Path]:
     """Results files under an --output_path (a folder, or a name ending in .json)."""
+    from ctx_tasks.result_files import results_files
+
     path = Path(output)
-    return set(
-        path.parent.glob(f"{path.stem}_*.json") if path.suffix else path.rglob("results_*.json")
-    )
+    return set(path.parent.glob(f"{path.stem}_*.json") if path.suffix else results_files(path))
 
 
 def judge(
