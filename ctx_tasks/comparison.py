@@ -98,7 +98,8 @@ def as_json(a: Run, b: Run, found: Sequence[TaskComparison]) -> str:
         letter: {"checkpoint": run.checkpoint, "arm": run.arm.name, "file": str(run.path)}
         for letter, run in (("a", a), ("b", b))
     }
-    return json.dumps({**runs, "tasks": [_flat(one) for one in found]}, indent=1) + "\n"
+    content = {**runs, "tasks": [_flat(one) for one in found], "notes": notes(a, b)}
+    return json.dumps(content, indent=1) + "\n"
 
 
 def comma_separated(found: Sequence[TaskComparison]) -> str:

@@ -153,8 +153,10 @@ def test_every_format_has_the_changes_of_every_task(made):
 def test_compare_and_gate_go_through_all_of_them(folder, tmp_path):
     done = ctx_eval("compare", folder / "chat", folder / "steered", "--format", "json")
     assert done.code == 0, done.err
-    compared = {one["task"] for one in json.loads(done.out)["tasks"]}
+    content = json.loads(done.out)
+    compared = {one["task"] for one in content["tasks"]}
     assert compared == set(TASKS) - {"other_wikitext", "other_ruler"}
+    assert any("other_gsm8k is scored by exact_match" in note for note in content["notes"])
     done = ctx_eval("compare", folder / "raw", folder / "chat", "--filter", "flexible-extract")
     assert done.code == 0, done.err
     said = " ".join(done.out.split())
