@@ -21,7 +21,7 @@ import numpy as np
 from ctx_tasks import settings
 from ctx_tasks.columns import heading
 from ctx_tasks.errors import UserError
-from ctx_tasks.results import Run, Samples, TaskResult, read_documents, read_samples
+from ctx_tasks.results import Run, Samples, TaskResult, gaps, read_documents, read_samples
 from ctx_tasks.statistics import Difference, holm, paired_changes, paired_difference, sign_flip
 
 
@@ -34,6 +34,7 @@ class TaskComparison:
         gained, lost: documents whose score rose and fell.
         p: the sign-flip test's, corrected over the tasks.
         mark: settings in which the two differ (only under force), else "".
+        gaps: what the samples of either lack, in words.
     """
 
     task: str
@@ -45,6 +46,7 @@ class TaskComparison:
     lost: int
     p: float
     mark: str
+    gaps: list[str]
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def as_json(a: Run, b: Run, found: Sequence[TaskComparison]) -> str:
         letter: {"checkpoint": run.checkpoint, "arm": run.arm.name, "file": str(run.path)}
         for letter, run in (("a", a), ("b", b))
     }
-    return json.dumps({**runs, "tasks": [_flat(one) for one in found]}, indent=1) + "\n"
+    content = {**runs, "tasks": [_flat(one) for one in found], "notes": notes(a, b, found)}
+    return json.dumps(content, indent=1) + "\n"
 
 
 def comma_separated(found: Sequence[TaskComparison]) -> str:
@@ -94,7 +97,7 @@ def comma_separated(found: Sequence[TaskComparison]) -> str:
 
 def _flat(one: TaskComparison) -> dict[str, Any]:
     fields = asdict(one)
-    difference = fields.pop("difference")
+    difference, _ = fields.pop("difference"), fields.pop("gaps")
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in {**fields, **difference}.items()
@@ -120,6 +123,15 @@ def shared_tasks(a: Run, b: Run) -> list[str]:
             "both; compare runs of the same tasks."
         )
     return shared
+
+
+def notes(a: Run, b: Run, found: Sequence[TaskComparison]) -> list[str]:
+    """What was not compared, in sentences: tasks of one run alone, documents that lack a score."""
+    said = []
+    for letter, one, other in (("A", a, b), ("B", b, a)):
+        alone = [name for name in one.tasks if name not in other.tasks]
+        said += [f"{letter} alone has {', '.join(alone)}."] if alone else []
+    return said + [gap for one in found for gap in one.gaps]
 
 
 def flips(a: Run, b: Run, task: str) -> Iterator[Flip]:
@@ -171,6 +183,11 @@ def _compare(a: Run, b: Run, task: str, force: bool) -> TaskComparison:
         int((changes < 0).sum()),
         sign_flip(changes, clusters),
         mark,
+        [
+            f"{letter}: {task}: {gap}."
+            for letter, result, samples in (("A", first, before), ("B", second, after))
+            for gap in gaps(result, samples, metric)
+        ],
     )
 
 

@@ -151,6 +151,20 @@ def read_samples(result: TaskResult) -> Samples:
     return Samples(hashes, clusters, scores, _digest(hashes, [line.prompt_hash for line in lines]))
 
 
+def gaps(result: TaskResult, samples: Samples, metric: str) -> list[str]:
+    """What a task's samples lack, for the reader: documents cut off, and documents unscored."""
+    there = len(samples.doc_hashes)
+    found = []
+    if result.n > there:
+        found.append(f"the sample file is cut off, it holds {there} of {result.n} documents")
+    unrated = result.metrics.get("missing")
+    unscored = int(np.isnan(samples.scores[metric]).sum())
+    unscored = max(unscored, 0 if unrated is None else int(unrated.value))
+    if unscored:
+        found.append(f"{unscored} of {max(there, result.n)} documents have no {metric}")
+    return found
+
+
 def samples_of(lines: Sequence[Mapping[str, Any]], metric: str) -> Samples:
     """`read_samples` of sample lines in memory, as `simple_evaluate` returns them, one metric."""
     hashes = _distinct(line["doc_hash"] for line in lines)

@@ -84,6 +84,8 @@ def _print(first: Run, second: Run, found: list[TaskComparison], flips: int) -> 
     if differing:
         tables.say(f"What is compared (A, B): {'; '.join(differing)}.", console)
     _show(found, console)
+    for note in comparison.notes(first, second, found):
+        tables.say(note, console)
     for task in comparison.shared_tasks(first, second) if flips else ():
         for flip in islice(comparison.flips(first, second, task), None if flips < 0 else flips):
             _show_flip(flip, console)
@@ -92,7 +94,7 @@ def _print(first: Run, second: Run, found: list[TaskComparison], flips: int) -> 
 def _show(found: list[TaskComparison], console: Console) -> None:
     from ctx_tasks import tables
 
-    heads = ("n", "A", "B", "B - A, 95 %", "up", "down", "p (Holm)")
+    heads = ("n / clusters", "A", "B", "B - A, 95 %", "up", "down", "p (Holm)")
     rows = [_row(one) for one in found]
     table = tables.Table(tables.Head("task"), [tables.Head(text) for text in heads], rows)
     tables.show(table, console)
@@ -105,7 +107,7 @@ def _row(one: TaskComparison) -> Labelled:
 
     d = one.difference
     values = [
-        Value(str(d.n)),
+        Value(f"{d.n} / {d.clusters}"),
         Value(number(one.before)),
         Value(number(one.after)),
         change(d.mean, d.low, d.high),

@@ -32,7 +32,7 @@ from ctx_tasks import columns as table
 from ctx_tasks import settings
 from ctx_tasks.arm import CHAT, RAW, Arm
 from ctx_tasks.errors import UserError
-from ctx_tasks.results import Run, Samples, TaskResult, read_samples
+from ctx_tasks.results import Run, Samples, TaskResult, gaps, read_samples
 from ctx_tasks.statistics import (
     Difference,
     Estimate,
@@ -397,7 +397,7 @@ def _notes(entries: Sequence[_Entry]) -> list[str]:
         )
     if any(table.is_bundled(column) for entry in entries for column in entry.results):
         notes.append("(nano): bundled questions, no benchmark.")
-    return notes
+    return notes + [gap for entry in entries for gap in _gaps(entry)]
 
 
 def _meanings(rows: Sequence[Row]) -> list[str]:
@@ -427,3 +427,13 @@ def _meanings(rows: Sequence[Row]) -> list[str]:
                 "is read."
             )
     return notes
+
+
+def _gaps(entry: _Entry) -> list[str]:
+    """Sentences on what the samples of a row lack."""
+    found = []
+    for column, (result, _) in entry.results.items():
+        samples = entry.samples(column)
+        lacking = [] if samples is None else gaps(result, samples, result.primary)
+        found += [f"{entry.checkpoint}, {entry.arm.name}, {column}: {gap}." for gap in lacking]
+    return found
