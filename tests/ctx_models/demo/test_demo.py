@@ -277,8 +277,8 @@ def test_the_best_steering_is_that_of_begun_answers_and_each_remedy_has_both_gai
             **{"nano_chat_ind_chat_indicator_[IND]": [0.0] * 8},
         )
     )
-    assert "steering by +0.500 ± 0.000 and +0.000 ± 0.000 [unclear] at best (α 0.9 compo" in said
-    assert "[IND] nano-chat-ind's 0.500 and 0.500 by +0.000 ± 0.000 [unclear] and -0.500" in said
+    assert "steering by +0.500 ± 0.000 and +0.000 ± 0.143 [unclear] at best (α 0.9 compo" in said
+    assert "[IND] nano-chat-ind's 0.500 and 0.500 by +0.000 ± 0.143 [unclear] and -0.500" in said
 
 
 def test_questions_on_one_passage_are_one_cluster() -> None:
