@@ -20,8 +20,9 @@ import numpy as np
 
 from ctx_tasks import settings
 from ctx_tasks.columns import GROUPS, heading
+from ctx_tasks.coverage import gaps, scored
 from ctx_tasks.errors import UserError
-from ctx_tasks.results import Run, Samples, TaskResult, cut_off, read_documents, scored
+from ctx_tasks.results import Run, Samples, TaskResult, read_documents
 from ctx_tasks.statistics import Difference, holm, paired_changes, paired_difference, sign_flip
 
 
@@ -34,6 +35,7 @@ class TaskComparison:
         gained, lost: documents whose score rose and fell.
         p: the sign-flip test's, corrected over the tasks.
         mark: settings in which the two differ (only under force), else "".
+        gaps: what the samples of either lack, in words.
     """
 
     task: str
@@ -45,6 +47,7 @@ class TaskComparison:
     lost: int
     p: float
     mark: str
+    gaps: list[str]
 
 
 @dataclass(frozen=True)
@@ -75,17 +78,6 @@ def compare(a: Run, b: Run, *, force: bool = False) -> list[TaskComparison]:
     return [replace(one, p=p) for one, p in zip(found, corrected, strict=True)]
 
 
-def notes(a: Run, b: Run) -> list[str]:
-    """Which metric stands for a task where there was a choice, and what is left out or cut off."""
-    said: list[str] = []
-    for run in (a, b):
-        found, reasons = scored(run)
-        said += [run.tasks[name].chosen.said for name in found]
-        said += [cut_off(run.tasks[name], samples) for name, samples in found.items()]
-        said += reasons
-    return [note for note in dict.fromkeys(said) if note]
-
-
 def aligned(a: Run, b: Run) -> Run:
     """`b` with its tasks under the names of `a`'s in the same columns, the answer begun or not."""
     names = {heading(name): name for name in a.tasks if name not in GROUPS}
@@ -98,7 +90,7 @@ def as_json(a: Run, b: Run, found: Sequence[TaskComparison]) -> str:
         letter: {"checkpoint": run.checkpoint, "arm": run.arm.name, "file": str(run.path)}
         for letter, run in (("a", a), ("b", b))
     }
-    content = {**runs, "tasks": [_flat(one) for one in found], "notes": notes(a, b)}
+    content = {**runs, "tasks": [_flat(one) for one in found], "notes": notes(a, b, found)}
     return json.dumps(content, indent=1) + "\n"
 
 
@@ -114,7 +106,7 @@ def comma_separated(found: Sequence[TaskComparison]) -> str:
 
 def _flat(one: TaskComparison) -> dict[str, Any]:
     fields = asdict(one)
-    difference = fields.pop("difference")
+    difference, _ = fields.pop("difference"), fields.pop("gaps")
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in {**fields, **difference}.items()
@@ -132,12 +124,24 @@ def shared_tasks(a: Run, b: Run, before: Collection[str], after: Collection[str]
     """
     shared = [name for name in before if name in after]
     if not shared:
-        left = "".join(f" {note}" for note in notes(a, b))
+        left = "".join(f" {note}" for note in notes(a, b, []))
         raise UserError(
             f"{a.path} has {', '.join(a.tasks)} and {b.path} has {', '.join(b.tasks)}: no task in "
             f"both with a score per document; compare runs of the same tasks.{left}"
         )
     return shared
+
+
+def notes(a: Run, b: Run, found: Sequence[TaskComparison]) -> list[str]:
+    """Metrics where there was a choice, and what was not compared: tasks and documents."""
+    said = []
+    for letter, one, other in (("A", a, b), ("B", b, a)):
+        alone = [name for name in one.standing if name not in other.tasks]
+        said += [f"{letter} alone has {', '.join(alone)}."] if alone else []
+        said += [one.tasks[compared.task].chosen.said for compared in found]
+        said += scored(one)[1]
+    said += [gap for compared in found for gap in compared.gaps]
+    return [note for note in dict.fromkeys(said) if note]
 
 
 def flips(a: Run, b: Run, task: str) -> Iterator[Flip]:
@@ -191,6 +195,11 @@ def _compare(
         int((changes < 0).sum()),
         sign_flip(changes, clusters),
         mark,
+        [
+            f"{letter}: {task}: {gap}."
+            for letter, result, samples in (("A", first, before), ("B", second, after))
+            for gap in gaps(result, samples, metric)
+        ],
     )
 
 

@@ -212,45 +212,6 @@ def read_documents(result: TaskResult, wanted: Set[str] | None = None) -> Iterat
             return
 
 
-def scored(run: Run) -> tuple[dict[str, Samples], list[str]]:
-    """Samples of the standing tasks that have a score per document, and why the others have none.
-
-    Of a group that has none its tasks are taken.
-    """
-    found: dict[str, Samples] = {}
-    reasons = []
-    waiting = list(run.standing.items())
-    while waiting:
-        name, result = waiting.pop(0)
-        samples = read_samples(result) if result.logged else None
-        if samples is not None and not np.isnan(samples.scores[result.primary]).all():
-            found[name] = samples
-            continue
-        without = f"{name} has no samples in {run.path} (--log_samples)"
-        reasons.append(f"{without if samples is None else unscored(result)}; left out.")
-        waiting += [(m, run.tasks[m]) for m in result.members if m in run.tasks]
-    return found, reasons
-
-
-def unscored(result: TaskResult) -> str:
-    """Why a task with samples has no score per document."""
-    lengths = result.metrics[result.primary].lengths
-    if lengths:
-        return (
-            f"{result.task}: {result.primary} is no mean over documents, as the lengths have "
-            f"unequal numbers of them (--metric {result.task}={lengths[0]})"
-        )
-    return f"{result.task}: {result.primary} is not scored per document"
-
-
-def cut_off(result: TaskResult, samples: Samples) -> str:
-    """What is missing of the samples of a task, a sentence; "" where they are all there."""
-    there = len(samples.doc_hashes)
-    if there >= result.n:
-        return ""
-    return f"{result.task}: {there} of {result.n} documents are in {result.samples_file}."
-
-
 # ---- results files ---------------------------------------------------------------------------
 
 

@@ -88,7 +88,7 @@ def _print(first: Run, second: Run, found: list[TaskComparison], flips: int) -> 
     if differing:
         tables.say(f"What is compared (A, B): {'; '.join(differing)}.", console)
     _show(found, console)
-    for note in comparison.notes(first, second):
+    for note in comparison.notes(first, second, found):
         tables.say(note, console)
     for task in [one.task for one in found] if flips else ():
         for flip in islice(comparison.flips(first, second, task), None if flips < 0 else flips):
@@ -98,7 +98,7 @@ def _print(first: Run, second: Run, found: list[TaskComparison], flips: int) -> 
 def _show(found: list[TaskComparison], console: Console) -> None:
     from ctx_tasks import tables
 
-    heads = ("n", "A", "B", "B - A, 95 %", "up", "down", "p (Holm)")
+    heads = ("n / clusters", "A", "B", "B - A, 95 %", "up", "down", "p (Holm)")
     rows = [_row(one) for one in found]
     table = tables.Table(tables.Head("task"), [tables.Head(text) for text in heads], rows)
     tables.show(table, console)
@@ -111,7 +111,7 @@ def _row(one: TaskComparison) -> Labelled:
 
     d = one.difference
     values = [
-        Value(str(d.n)),
+        Value(f"{d.n} / {d.clusters}"),
         Value(number(one.before)),
         Value(number(one.after)),
         change(d.mean, d.low, d.high),

@@ -112,6 +112,10 @@ def _gate(
         _show(found)
         _write(found, str(baseline), time.perf_counter() - start, reports)
         code = int(gate.worst([decision.verdict for decision in decisions]))
+    else:
+        # A baseline that lacks a task gates the others alone: better told now.
+        for note in dict.fromkeys(note for one in new for note in one.notes):
+            print(note, file=sys.stderr)
     if save is not None and code == 0:
         put(baselines.text(new), save)
         typer.echo(f"Saved {len(new)} run{'s' if len(new) != 1 else ''} as a baseline: {save}")

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from ctx_tasks.arm import Arm
+from ctx_tasks.coverage import scored
 from ctx_tasks.errors import UserError
-from ctx_tasks.results import Samples, TaskResult, read_documents, read_runs, scored
+from ctx_tasks.results import Samples, TaskResult, read_documents, read_runs
 from ctx_tasks.scores import Choice
 from ctx_tasks.statistics import cluster_numbers
 

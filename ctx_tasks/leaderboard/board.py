@@ -30,9 +30,10 @@ import numpy as np
 from ctx_tasks import columns as table
 from ctx_tasks import settings
 from ctx_tasks.arm import CHAT, RAW, Arm
+from ctx_tasks.coverage import gaps, unscored
 from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard.entries import Entry, read_entries
-from ctx_tasks.results import Run, Samples, TaskResult, cut_off, unscored
+from ctx_tasks.results import Run, Samples, TaskResult
 from ctx_tasks.statistics import (
     Difference,
     Estimate,
@@ -369,7 +370,7 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
         )
     if any(table.is_bundled(column) for entry in entries for column in entry.results):
         notes.append("(nano): bundled questions, no benchmark.")
-    return notes
+    return notes + [gap for entry in entries for gap in _gaps(entry)]
 
 
 def _tasks(row: Row) -> set[str]:
@@ -377,14 +378,11 @@ def _tasks(row: Row) -> set[str]:
 
 
 def _unscored(results: Sequence[tuple[Entry, str, TaskResult]]) -> list[str]:
-    """What has no score per document, or fewer documents than were evaluated."""
+    """What has no score per document, and what is better when lower."""
     notes = []
     for entry, column, result in results:
-        samples = entry.samples(column)
-        if samples is not None and entry.scores(column) is None:
+        if result.logged and entry.scores(column) is None:
             notes.append(f"{unscored(result)}; the error is the harness's, nothing is paired.")
-        if samples is not None:
-            notes.append(cut_off(result, samples))
         if not result.metrics[result.primary].higher_is_better:
             notes.append(f"{result.task}: lower is better; tax and gain are turned round.")
     return [note for note in dict.fromkeys(notes) if note]
@@ -418,3 +416,13 @@ def _meanings(rows: Sequence[Row]) -> list[str]:
                 "is read."
             )
     return notes
+
+
+def _gaps(entry: Entry) -> list[str]:
+    """Sentences on what the samples of a row lack."""
+    found = []
+    for column, (result, _) in entry.results.items():
+        samples = entry.scores(column)
+        lacking = [] if samples is None else gaps(result, samples, result.primary)
+        found += [f"{entry.checkpoint}, {entry.arm.name}, {column}: {gap}." for gap in lacking]
+    return found
