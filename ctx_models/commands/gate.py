@@ -96,6 +96,7 @@ def _gate(
     from ctx_tasks.gate import baseline as baselines
     from ctx_tasks.gate import decision as gate
     from ctx_tasks.gate.margin import Margin
+    from ctx_tasks.tables import plain_text
 
     if baseline is None and save is None:
         raise UserError("Nothing to do: give --baseline FILE to compare with, or --save FILE.")
@@ -115,7 +116,7 @@ def _gate(
     else:
         # A baseline that lacks a task gates the others alone: better told now.
         for note in dict.fromkeys(note for one in new for note in one.notes):
-            print(note, file=sys.stderr)
+            print(plain_text(note), file=sys.stderr)
     if save is not None and code == 0:
         put(baselines.text(new), save)
         typer.echo(f"Saved {len(new)} run{'s' if len(new) != 1 else ''} as a baseline: {save}")
