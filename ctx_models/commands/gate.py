@@ -116,7 +116,7 @@ def _gate(
     else:
         # A baseline that lacks a task gates the others alone: better told now.
         for note in dict.fromkeys(note for one in new for note in one.notes):
-            print(plain_text(note), file=sys.stderr)
+            typer.echo(plain_text(note), err=True)
     if save is not None and code == 0:
         put(baselines.text(new), save)
         typer.echo(f"Saved {len(new)} run{'s' if len(new) != 1 else ''} as a baseline: {save}")
