@@ -202,7 +202,7 @@ class CtxLM(SteeredLM):
         """HFLM's split of context and continuation, noting which tokens are the user's."""
         if not self._segmented:
             return super()._encode_pair(context, continuation)
-        prompt = self._rendered(context)
+        pair, prompt = (context, continuation), self._rendered(context)
         stripped = prompt.text.rstrip()
         continuation = prompt.text[len(stripped) :] + continuation
         prompt = clipped(prompt, len(stripped))
@@ -212,7 +212,7 @@ class CtxLM(SteeredLM):
         limit = self.max_length + 1 if self.cut == "frame" else len(whole_tokens.input_ids)
         ids, segments = shortened(whole_tokens, limit, self.cut)
         lost = len(whole_tokens.input_ids) - len(ids)
-        self._lost[context, continuation] = lost
+        self._lost[pair] = lost
         self._rows.note(ids, segments, self.max_length)
         split = len(prompt_tokens.input_ids) - lost
         return ids[:split], ids[split:]

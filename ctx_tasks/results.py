@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ctx_tasks import answers
 from ctx_tasks.arm import Arm, identity
 from ctx_tasks.errors import UserError
 from ctx_tasks.settings import settings
@@ -276,6 +277,8 @@ def _task(path: Path, content: dict[str, Any], name: str) -> TaskResult:
         if used == chosen and metric != "bypass" and not metric.endswith("_stderr")
         if _is_number(value)
     }
+    if metrics.keys() <= set(answers.NAMES):
+        metrics = {}
     count = content.get("n-samples", {}).get(name, {}).get("effective", found.get("sample_len", 0))
     samples = path.with_name(path.name.replace("results_", f"samples_{name}_", 1) + "l")
     return TaskResult(
