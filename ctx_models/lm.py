@@ -20,6 +20,7 @@ from lm_eval.api.model import CacheHook
 
 from ctx_tasks import harness
 from ctx_tasks.answers import Answer, LogLikelihood, Note
+from ctx_tasks.errors import UserError
 
 from .arm import ArmSettings
 from .fingerprint import check_cache, checkpoint_fingerprint
@@ -94,6 +95,8 @@ class CtxLM(SteeredLM):
         """Requests to leave out as too long, by place, and by how many tokens they are."""
         if self.overlength == "mark":
             return {}
+        if self.overlength == "skip" and self.world_size > 1:
+            raise UserError("overlength=skip needs one process: use it without accelerate launch.")
         return overlong(requests, [excess(one) for one in requests], self.overlength)
 
     def _prompt_excess(self, request: Any) -> int:
