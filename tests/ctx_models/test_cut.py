@@ -122,9 +122,7 @@ class TestSkipAndRefuse:
         ]
 
     def test_refuse_names_the_longest_document(self):
-        with pytest.raises(
-            UserError, match=r"4 of 12 .* document 9 of .* has 83"
-        ):
+        with pytest.raises(UserError, match=r"4 of 12 .* document 9 of .* has 83"):
             evaluate(max_length=300, overlength="refuse")
 
     @pytest.mark.parametrize(("name", "allowed"), [("overlength", "mark"), ("cut", "left")])
