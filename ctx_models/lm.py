@@ -11,25 +11,27 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from lm_eval.api.model import CacheHook
+from transformers import StoppingCriteriaList
 
 from ctx_tasks import harness
 from ctx_tasks.answers import Answer, LogLikelihood, Note
+from ctx_tasks.errors import UserError
 
 from .arm import ArmSettings
 from .fingerprint import check_cache, checkpoint_fingerprint
 from .generation import check_generation
 from .notes import Ledger, NotedHook
-from .prompts import clipped
+from .prompts import PromptText, clipped
 from .registry import register_model
 from .rows import UserRows
 from .spans import Segment, Segmented, with_response
 from .steered import SteeredLM
+from .thinking import Closed, continued
 from .window import overlong, read_overlength, shortened
 
 logger = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class CtxLM(SteeredLM):
         super().__init__(*arguments, **named)
         self._user_mask: torch.Tensor | None = None
         self._probing = False
-        self._ledger = Ledger()
+        self._ledger = Ledger(stripped=self.thinking is not None)
         # Tokens that pairs of context and continuation lost before HFLM sees them.
         self._lost: dict[tuple[str, str], int] = {}
         super().set_cache_hook(NotedHook(CacheHook(None), self._ledger))
@@ -71,7 +73,13 @@ class CtxLM(SteeredLM):
         for place, one in enumerate(requests):
             by_settings.setdefault(str(one.args[1]), []).append(place)
         for places in by_settings.values():
-            check_generation(requests[places[0]].args[1], window, self.max_gen_toks)
+            settings = requests[places[0]].args[1]
+            check_generation(settings, window, self.max_gen_toks)
+            if self._room(settings) < 1:
+                raise UserError(
+                    f"max_length={window} leaves no room for a prompt beside a thought of "
+                    f"think_tokens={self._thought_tokens} and the answer: lower think_tokens."
+                )
         skipped = self._left_out(requests, self._prompt_excess)
         answers: dict[int, str] = {
             place: Answer.of("", Note(excess, skipped=True)) for place, excess in skipped.items()
@@ -94,6 +102,8 @@ class CtxLM(SteeredLM):
         """Requests to leave out as too long, by place, and by how many tokens they are."""
         if self.overlength == "mark":
             return {}
+        if self.overlength == "skip" and self.world_size > 1:
+            raise UserError("overlength=skip needs one process: use it without accelerate launch.")
         return overlong(requests, [excess(one) for one in requests], self.overlength)
 
     def _prompt_excess(self, request: Any) -> int:
@@ -102,10 +112,15 @@ class CtxLM(SteeredLM):
         return max(0, self._length(text) - self._room(settings))
 
     def _room(self, settings: Mapping[str, Any]) -> int:
-        """Tokens that generation arguments leave for a prompt."""
+        """Tokens that a thought and generation arguments leave for a prompt."""
         if self.backend != "causal":
             return int(self.max_length)
-        return self.max_length - harness.answer_tokens(settings, self.max_gen_toks)
+        answer = harness.answer_tokens(settings, self.max_gen_toks)
+        return self.max_length - self._thought_tokens - answer
+
+    @property
+    def _thought_tokens(self) -> int:
+        return 0 if self.thinking is None else self.thinking.tokens
 
     def _length(self, text: str) -> int:
         """Tokens of a prompt as it will be run."""
@@ -124,6 +139,8 @@ class CtxLM(SteeredLM):
 
         With segments it also notes which tokens are the user's.
         """
+        if left_truncate_len is not None:
+            left_truncate_len -= self._thought_tokens
         if not self._segmented:
             ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
             lengths = mask.sum(1).tolist()
@@ -137,6 +154,7 @@ class CtxLM(SteeredLM):
         if any(cuts):
             logger.warning("%d tokens of a prompt are cut to %d.", max(lengths), ids.shape[1])
         self._ledger.begin(strings, cuts)
+        self._prefixes = [one.prefix if isinstance(one, PromptText) else "" for one in strings]
         return ids, mask
 
     def _padded(
@@ -160,13 +178,81 @@ class CtxLM(SteeredLM):
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any
     ) -> torch.Tensor:
-        """HFLM's, steered; notes which rows met the token limit."""
-        steered = self._steered(self._user_mask) if self.steering.active else nullcontext()
-        with steered:
+        """HFLM's, steered, after a thought where the model thinks; notes what is unfinished."""
+        if self.thinking is not None:
+            answers = self._after_thoughts(context, max_length - context.shape[1], stop, **kwargs)
+            self._ledger.end([one is None or not self._ended(one, stop) for one in answers])
+            return self._behind(context, [one or [] for one in answers])
+        with self._steered(self._user_mask):
             rows = super()._model_generate(context, max_length, stop, **kwargs)
         begin = context.shape[1] if self.backend == "causal" else 0
         self._ledger.end([not self._ended(row, stop) for row in rows[:, begin:].tolist()])
         return rows
+
+    def _after_thoughts(
+        self, context: torch.Tensor, tokens: int, stop: list[str], **kwargs: Any
+    ) -> list[list[int] | None]:
+        """The answer of each row to its prompt and its thought; None where that never closes."""
+        assert self.thinking is not None
+        assert self._user_mask is not None
+        mask = kwargs.pop("attention_mask")
+        thoughts = self._thoughts(context, mask, **kwargs)
+        ends = [self.thinking.closed(thought) for thought in thoughts]
+        closed = [row for row, end in enumerate(ends) if end is not None]
+        answers: list[list[int] | None] = [None] * len(thoughts)
+        if not closed:
+            return answers
+        keep = mask.bool().cpu()
+        whole = continued(
+            [
+                (context[row].cpu()[keep[row]].tolist(), self._user_mask[row][keep[row]].tolist())
+                for row in closed
+            ],
+            [thoughts[row][: ends[row]] for row in closed],
+            [self.thinking.prefix(self._prefixes[row]) for row in closed],
+            pad=self.tokenizer.pad_token_id,
+            kept=not self.steering.steer_generated,
+        )
+        ids, mask = whole.ids.to(self.device), whole.mask.to(self.device)
+        with self._steered(whole.user):
+            rows = super()._model_generate(
+                ids, ids.shape[1] + tokens, stop, attention_mask=mask, **kwargs
+            )
+        for row, answer in zip(closed, rows[:, ids.shape[1] :].tolist(), strict=True):
+            answers[row] = answer
+        return answers
+
+    def _thoughts(
+        self, context: torch.Tensor, mask: torch.Tensor, **kwargs: Any
+    ) -> list[list[int]]:
+        """What each row generates until its thought is closed, or its budget used up."""
+        assert self.thinking is not None
+        if not kwargs.get("do_sample"):
+            kwargs |= {"do_sample": False, "temperature": None}
+        user = self._user_mask if self.thinking.steered else None
+        autocast = torch.autocast(
+            self.device.type, self.mixed_precision_dtype, self.mixed_precision_dtype is not None
+        )
+        with self._steered(user), autocast:
+            rows = self.model.generate(
+                input_ids=context,
+                attention_mask=mask,
+                max_length=context.shape[1] + self.thinking.tokens,
+                stopping_criteria=StoppingCriteriaList([Closed(self.thinking, context.shape[1])]),
+                pad_token_id=self.tokenizer.pad_token_id,
+                use_cache=True,
+                **kwargs,
+            )
+        found: list[list[int]] = rows[:, context.shape[1] :].tolist()
+        return found
+
+    def _behind(self, context: torch.Tensor, answers: Sequence[list[int]]) -> torch.Tensor:
+        """Answers behind their prompts, as HFLM takes them apart."""
+        width = max(map(len, answers))
+        end = self.eot_token_id
+        rows = [answer + [end] * (width - len(answer)) for answer in answers]
+        behind = torch.tensor(rows, dtype=context.dtype, device=context.device)
+        return torch.cat([context, behind.reshape(len(rows), width)], dim=1)
 
     def _ended(self, row: Sequence[int], stop: Sequence[str]) -> bool:
         """Whether a generated row holds an end or a stop string."""
@@ -181,6 +267,11 @@ class CtxLM(SteeredLM):
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """HFLM's, but for prompts that are too long."""
+        if self.thinking is not None:
+            raise UserError(
+                "A log-likelihood leaves no room for a thought: leave think_end_token out, or run "
+                "tasks that generate."
+            )
         skipped = self._left_out(requests, lambda one: self._pair_excess(*one.args))
         kept = [one for place, one in enumerate(requests) if place not in skipped]
         found = iter(super().loglikelihood(kept, disable_tqdm))
@@ -202,7 +293,7 @@ class CtxLM(SteeredLM):
         """HFLM's split of context and continuation, noting which tokens are the user's."""
         if not self._segmented:
             return super()._encode_pair(context, continuation)
-        prompt = self._rendered(context)
+        pair, prompt = (context, continuation), self._rendered(context)
         stripped = prompt.text.rstrip()
         continuation = prompt.text[len(stripped) :] + continuation
         prompt = clipped(prompt, len(stripped))
@@ -212,7 +303,7 @@ class CtxLM(SteeredLM):
         limit = self.max_length + 1 if self.cut == "frame" else len(whole_tokens.input_ids)
         ids, segments = shortened(whole_tokens, limit, self.cut)
         lost = len(whole_tokens.input_ids) - len(ids)
-        self._lost[context, continuation] = lost
+        self._lost[pair] = lost
         self._rows.note(ids, segments, self.max_length)
         split = len(prompt_tokens.input_ids) - lost
         return ids[:split], ids[split:]

@@ -17,7 +17,9 @@ from ctx_tasks.answers import Answer, LogLikelihood, Note
 class Ledger:
     """The notes of the rows that have run, by prompt, and those whose answer is not yet made."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stripped: bool = False) -> None:
+        """`stripped`: whether answers lose their leading blanks, as after a thought."""
+        self._stripped = stripped
         self._cuts: list[int] = []
         self._prompts: list[str] = []
         self._open: deque[Note] = deque()
@@ -38,7 +40,10 @@ class Ledger:
 
     def answer(self, prompt: str, text: str) -> Answer:
         """The answer to a prompt, whose note is thereby taken."""
-        return Answer.of(text, self._by_prompt[prompt].popleft())
+        return self._answer(text, self._by_prompt[prompt].popleft())
+
+    def _answer(self, text: str, note: Note) -> Answer:
+        return Answer.of(text.lstrip() if self._stripped else text, note)
 
     def score(self, pair: tuple[str, str] | None, cut: int) -> Note:
         """Note what a log-likelihood's prompt lost; a window of a rolling one has no pair."""
@@ -50,7 +55,7 @@ class Ledger:
     def kept(self, method: str, request: Any, answer: Any) -> Any:
         """An answer as a cache is to keep it."""
         if method == "generate_until":
-            return Answer.of(answer, self._open.popleft())
+            return self._answer(answer, self._open.popleft())
         if method == "loglikelihood" and request in self._scored:
             return LogLikelihood.of(answer, self._scored[request])
         return answer

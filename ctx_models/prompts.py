@@ -11,12 +11,16 @@ class PromptText(str):
     """A rendered prompt that remembers its segments (and keeps them when pickled)."""
 
     rendered: Rendered
+    prefix: str
 
     @classmethod
-    def of(cls, rendered: Rendered) -> PromptText:
-        """The text of `rendered`, carrying it along."""
+    def of(cls, rendered: Rendered, prefix: str = "") -> PromptText:
+        """The text of `rendered`, carrying it along.
+
+        `prefix` begins the answer, but after a thought: it is no part of the text.
+        """
         text = cls(rendered.text)
-        text.rendered = rendered
+        text.rendered, text.prefix = rendered, prefix
         return text
 
 

@@ -16,14 +16,20 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from ctx_tasks import settings
 from ctx_tasks.columns import GROUPS, heading
 from ctx_tasks.coverage import gaps, scored
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import Run, Samples, TaskResult, read_documents
-from ctx_tasks.statistics import Difference, holm, paired_changes, paired_difference, sign_flip
+from ctx_tasks.statistics import (
+    Difference,
+    cut_apart,
+    holm,
+    paired_changes,
+    paired_difference,
+    paired_places,
+    sign_flip,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class TaskComparison:
         p: the sign-flip test's, corrected over the tasks.
         mark: settings in which the two differ (only under force), else "".
         gaps: what the samples of either lack, in words.
+        cut: documents left out because one run cut their prompt and the other another's.
     """
 
     task: str
@@ -48,6 +55,7 @@ class TaskComparison:
     p: float
     mark: str
     gaps: list[str]
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -200,6 +208,7 @@ def _compare(
             for letter, result, samples in (("A", first, before), ("B", second, after))
             for gap in gaps(result, samples, metric)
         ],
+        cut_apart(before, after),
     )
 
 
@@ -213,15 +222,9 @@ def _metric(a: TaskResult, b: TaskResult) -> str:
 
 
 def _means(a: Samples, b: Samples, metric: str) -> tuple[float, float]:
-    """Means over the documents both have a score for."""
-    old = dict(zip(a.doc_hashes, a.scores[metric], strict=True))
-    pairs = [
-        (old[doc_hash], score)
-        for doc_hash, score in zip(b.doc_hashes, b.scores[metric], strict=True)
-        if doc_hash in old and not np.isnan(old[doc_hash]) and not np.isnan(score)
-    ]
-    before, after = np.array(pairs, dtype=float).reshape(-1, 2).mean(axis=0)
-    return float(before), float(after)
+    """Means over the documents that are compared."""
+    first, second = paired_places(a, b, metric)
+    return float(a.scores[metric][first].mean()), float(b.scores[metric][second].mean())
 
 
 def _require_same(a: Samples, b: Samples, task: str, one: Run, two: Run, force: bool) -> None:

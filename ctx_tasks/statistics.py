@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from ctx_tasks.answers import CUT
 from ctx_tasks.errors import UserError
 from ctx_tasks.intervals import Clustering, change_interval, score_interval
 from ctx_tasks.results import Samples
@@ -166,13 +167,42 @@ def has_bounds(metric: str, *scores: np.ndarray) -> bool:
 
 
 def paired_changes(a: Samples, b: Samples, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Score of `b` minus score of `a` per shared document [n], and cluster numbers [n] from 0."""
+    """Score of `b` minus score of `a` per compared document [n], and cluster numbers [n] from 0."""
+    first, second = paired_places(a, b, metric)
+    changes = b.scores[metric][second] - a.scores[metric][first]
+    return changes, cluster_numbers([a.clusters[place] for place in first])
+
+
+def paired_places(a: Samples, b: Samples, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Places in `a` and in `b` of the documents [n] that are compared.
+
+    Those are all that both have a score for; where the two cut the prompts of different documents,
+    those that neither cut.
+    """
+    first, second = _shared(a, b)
+    known = ~np.isnan(b.scores[metric][second] - a.scores[metric][first])
+    if cut_apart(a, b):
+        known &= ~(_cut(a)[first] | _cut(b)[second])
+    return first[known], second[known]
+
+
+def cut_apart(a: Samples, b: Samples) -> int:
+    """How many shared documents lost tokens in one or both, if not the same in both; else 0."""
+    first, second = _shared(a, b)
+    one, other = _cut(a)[first], _cut(b)[second]
+    return int((one | other).sum()) if (one != other).any() else 0
+
+
+def _shared(a: Samples, b: Samples) -> tuple[np.ndarray, np.ndarray]:
     places = {doc_hash: place for place, doc_hash in enumerate(a.doc_hashes)}
     pairs = [(places[h], place) for place, h in enumerate(b.doc_hashes) if h in places]
     first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
-    changes = b.scores[metric][second] - a.scores[metric][first]
-    known = ~np.isnan(changes)
-    return changes[known], cluster_numbers([a.clusters[place] for place in first[known]])
+    return first, second
+
+
+def _cut(samples: Samples) -> np.ndarray:
+    """Which documents lost tokens [n]; none where nobody counted."""
+    return np.asarray(samples.scores.get(CUT, np.zeros(len(samples.doc_hashes))) > 0)
 
 
 def clustered_difference(

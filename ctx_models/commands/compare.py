@@ -102,6 +102,13 @@ def _show(found: list[TaskComparison], console: Console) -> None:
     rows = [_row(one) for one in found]
     table = tables.Table(tables.Head("task"), [tables.Head(text) for text in heads], rows)
     tables.show(table, console)
+    for one in found:
+        if one.cut:
+            tables.say(
+                f"{one.task}: the two runs cut the prompts of different documents; compared are "
+                f"the {one.difference.n} that neither cut, {one.cut} are left out.",
+                console,
+            )
     if any(one.mark for one in found):
         tables.say("!: not comparable, the settings named differ.", console)
 

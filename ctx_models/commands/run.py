@@ -38,6 +38,10 @@ Model arguments of hf-ctx, beside all those of hf:
   alpha=1.0               attention on all but the user's text is weighted by this; 1 is off
   schedule=constant       or compound: alpha to the power of the layer's number
   steer_generated=true    false: tokens the model wrote keep their weight
+  overlength=mark         skip or refuse prompts longer than the window; mark counts them
+  cut=left                frame: such a prompt loses the middle of the user's text
+  think_tokens=1024       longest thought, up to think_end_token=TAG; answers have their own limit
+  steer_thought=true      false: only the answer is steered
   layers=8-15+20          layers to steer; all by default
   heads=FILE              JSON {{"layer": [heads]}} to steer; all by default
   indicator=[IND]         token appended to the user turn

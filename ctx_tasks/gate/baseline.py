@@ -13,12 +13,13 @@ import importlib.metadata
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ctx_tasks.answers import NAMES
 from ctx_tasks.arm import Arm
 from ctx_tasks.coverage import scored
 from ctx_tasks.errors import UserError
@@ -41,6 +42,7 @@ class Measured:
         missing: answers without a verdict, for tasks that a judge rates.
         expected: documents that were evaluated, by the results file.
         prompts: digest of all prompts; None where the harness recorded none.
+        shares: of documents whose prompt was cut or whose answer is unfinished, where counted.
     """
 
     metric: str
@@ -53,6 +55,7 @@ class Measured:
     missing: int
     expected: int
     prompts: str | None
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def _task(result: TaskResult, samples: Samples) -> Measured:
         0 if missing is None else int(missing.value),
         result.n,
         samples.prompts,
+        {name: result.metrics[name].value for name in NAMES if name in result.metrics},
     )
 
 

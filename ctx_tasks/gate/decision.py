@@ -23,6 +23,7 @@ from enum import IntEnum
 
 import numpy as np
 
+from ctx_tasks.answers import CUT, UNFINISHED
 from ctx_tasks.errors import UserError
 from ctx_tasks.gate.baseline import Measured, Measurement
 from ctx_tasks.gate.loss import LEVEL, Loss, paired_loss
@@ -136,7 +137,19 @@ def _decision(baseline: Measurement, result: Measurement, tasks: list[TaskVerdic
         for task in tasks
         if task.loss is not None and task.loss.clusters < FEW_CLUSTERS
     ]
+    notes += [
+        f"{name}: {_shares(found.shares)} in the {where}."
+        for where, run in (("baseline", baseline), ("result", result))
+        for name, found in run.tasks.items()
+        if any(found.shares.values())
+    ]
     return Decision(worst([task.verdict for task in tasks]), tasks, notes)
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    """ "0.25 of the prompts are cut, 0.10 of the answers unfinished" """
+    words = {CUT: "of the prompts are cut", UNFINISHED: "of the answers are unfinished"}
+    return ", ".join(f"{number(shares[name])} {words[name]}" for name in shares if shares[name])
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:

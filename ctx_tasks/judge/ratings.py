@@ -17,12 +17,13 @@ import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ctx_tasks.answers import NAMES, share
 from ctx_tasks.columns import TURNS
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import write_text
@@ -54,10 +55,14 @@ class Answers:
 
 @dataclass(frozen=True)
 class Rated:
-    """One question: its verdicts as [turns][repeats], None where one is missing."""
+    """One question: its verdicts as [turns][repeats], None where one is missing.
+
+    `beside` is what the run noted of prompt and answer (`ctx_tasks.answers`), where it did.
+    """
 
     category: str
     verdicts: list[list[float | None]]
+    beside: dict[str, float] = field(default_factory=dict)
 
     @property
     def turns(self) -> list[float] | None:
@@ -96,13 +101,17 @@ def rated(answers: Answers, asked: list[list[list[Ask]]], outcome: Outcome) -> l
         Rated(
             sample["doc"]["category"],
             [[outcome.ratings.get(one.key) for one in turn] for turn in turns],
+            {name: sample[name] for name in NAMES if isinstance(sample.get(name), int | float)},
         )
         for sample, turns in zip(answers.samples, asked, strict=True)
     ]
 
 
 def summary(rated: Sequence[Rated]) -> dict[str, float | str]:
-    """The harness's metrics: `rating`, one a turn and a category, `missing`, `judge_spread`."""
+    """The harness's metrics: `rating`, one a turn and a category, `missing`, `judge_spread`.
+
+    And the shares of cut prompts and unfinished answers, where the run noted them.
+    """
     done = [one for one in rated if one.rating is not None]
     found = {"rating": [one.rating for one in done]}
     several = max((len(one.verdicts) for one in rated), default=1) > 1
@@ -118,6 +127,10 @@ def summary(rated: Sequence[Rated]) -> dict[str, float | str]:
     if rated and len(rated[0].verdicts[0]) > 1:
         metrics["judge_spread,none"] = judge_spread(done)
         metrics["judge_spread_stderr,none"] = "N/A"
+    for name in NAMES:
+        noted = [one.beside[name] for one in rated if name in one.beside]
+        if noted:
+            metrics |= {f"{name},none": share(noted), f"{name}_stderr,none": "N/A"}
     return metrics
 
 
@@ -265,7 +278,7 @@ def _mean(name: str, values: np.ndarray) -> dict[str, float | str]:
     return {f"{name},none": mean, f"{name}_stderr,none": error}
 
 
-_LOWER = ("missing", "judge_spread")
+_LOWER = ("missing", "judge_spread", *NAMES)
 _BY_TASK = ("configs", "versions", "n-shot", "task_hashes")
 
 

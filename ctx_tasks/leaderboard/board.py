@@ -29,10 +29,12 @@ import numpy as np
 
 from ctx_tasks import columns as table
 from ctx_tasks import settings
-from ctx_tasks.arm import CHAT, RAW, Arm
+from ctx_tasks.answers import CUT, UNFINISHED
+from ctx_tasks.arm import Arm
 from ctx_tasks.coverage import gaps, unscored
 from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard.entries import Entry, read_entries
+from ctx_tasks.leaderboard.meanings import MOST_EMPTY, meanings
 from ctx_tasks.results import Run, Samples, TaskResult
 from ctx_tasks.statistics import (
     Difference,
@@ -44,8 +46,8 @@ from ctx_tasks.statistics import (
 )
 
 _INSTEAD = "show them with a mark"
-# More empty answers than this, and a score is marked.
-MOST_EMPTY = 0.05
+# Metrics that stand beside a score.
+SHARES = ("empty", CUT, UNFINISHED)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Cell:
         n: documents.
         estimate: the score's interval and its clusters; None for an average.
         empty: share of answers that say nothing; NaN where the task does not report it.
+        cut, unfinished: shares of documents whose prompt lost tokens, and whose answer met the
+            token limit (`ctx_tasks.answers`); NaN where they were not counted.
         best, tied: the best of its column, or not distinguishable from it.
         mark: why it is not comparable with the rest of the column (only under force), else "".
     """
@@ -66,6 +70,8 @@ class Cell:
     n: int
     estimate: Estimate | None = None
     empty: float = math.nan
+    cut: float = math.nan
+    unfinished: float = math.nan
     best: bool = False
     tied: bool = False
     mark: str = ""
@@ -74,6 +80,12 @@ class Cell:
     def unanswered(self) -> bool:
         """Whether so many answers are empty that the score says how answers begin."""
         return self.empty > MOST_EMPTY
+
+    @property
+    def signs(self) -> str:
+        """What keeps the score from being one of reading: ∅, ⊣, … (see the board's notes)."""
+        signs = ("∅", self.unanswered), ("⊣", self.cut > 0), ("…", self.unfinished > MOST_EMPTY)
+        return "".join(sign for sign, there in signs if there)
 
 
 @dataclass(frozen=True)
@@ -148,7 +160,7 @@ def board(runs: Sequence[Run], *, force: bool = False, unbegun_tax: bool = False
         rows = [_without_unbegun_tax(row) for row in rows]
     for column in shown:
         _judge(rows, entries, column, columns)
-    return Board(table.ordered(shown), rows, [*_notes(entries), *_meanings(rows)])
+    return Board(table.ordered(shown), rows, [*_notes(entries), *meanings(rows)])
 
 
 # ---- rows before they are judged ---------------------------------------------------------------
@@ -205,15 +217,18 @@ def _cell(entry: Entry, column: str) -> Cell:
         )
     else:
         found = estimate_samples(samples, result.primary)
-    return Cell(reported.value, found.error, found.n, found, entry.empty(column))
+    shares: dict[str, Any] = {name: entry.share(column, name) for name in SHARES}
+    return Cell(reported.value, found.error, found.n, found, **shares)
 
 
 def _average(cells: Sequence[Cell]) -> Cell:
     error = float(np.sqrt(np.sum([cell.error**2 for cell in cells]))) / len(cells)
     mark = "; ".join(dict.fromkeys(cell.mark for cell in cells if cell.mark))
     mean = float(np.mean([cell.value for cell in cells]))
-    empty = float(np.mean([cell.empty for cell in cells]))
-    return Cell(mean, error, sum(cell.n for cell in cells), empty=empty, mark=mark)
+    shares: dict[str, Any] = {
+        name: float(np.mean([getattr(cell, name) for cell in cells])) for name in SHARES
+    }
+    return Cell(mean, error, sum(cell.n for cell in cells), mark=mark, **shares)
 
 
 def _change(before: Entry, after: Entry) -> Change | None:
@@ -373,10 +388,6 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
     return notes + [gap for entry in entries for gap in _gaps(entry)]
 
 
-def _tasks(row: Row) -> set[str]:
-    return {result.task for result in row.results.values()}
-
-
 def _unscored(results: Sequence[tuple[Entry, str, TaskResult]]) -> list[str]:
     """What has no score per document, and what is better when lower."""
     notes = []
@@ -386,36 +397,6 @@ def _unscored(results: Sequence[tuple[Entry, str, TaskResult]]) -> list[str]:
         if not result.metrics[result.primary].higher_is_better:
             notes.append(f"{result.task}: lower is better; tax and gain are turned round.")
     return [note for note in dict.fromkeys(notes) if note]
-
-
-def _meanings(rows: Sequence[Row]) -> list[str]:
-    """What the numbers do not say by themselves."""
-    notes = []
-    if any(cell.unanswered for row in rows for cell in row.cells.values()):
-        notes.append(
-            f"∅: more than {MOST_EMPTY:.0%} of the answers are empty (no word, or none after a "
-            "colon): the score says how answers begin, not what was read; compare arms whose "
-            "answer is begun (prefix)."
-        )
-    untaxed = {row.checkpoint for row in rows if row.arm == RAW}
-    untaxed &= {row.checkpoint for row in rows if row.arm == CHAT}
-    untaxed -= {row.checkpoint for row in rows if row.tax or row.unbegun_tax}
-    untaxed &= {row.checkpoint for row in rows if not table.TASKS.keys().isdisjoint(_tasks(row))}
-    if untaxed:
-        notes.append(
-            f"No template tax of {', '.join(sorted(untaxed))}: it is taken between arms whose "
-            "answer is begun (run raw+prefix and chat+prefix, or see --unbegun-tax)."
-        )
-    gains = {(row.checkpoint, row.arm): row.gain.difference for row in rows if row.gain}
-    for (checkpoint, arm), unbegun in gains.items():
-        begun = gains.get((checkpoint, replace(arm, prefix=True)))
-        if not arm.prefix and begun is not None and unbegun.clear and not begun.clear:
-            notes.append(
-                f"{checkpoint}, {arm.name}: only the unbegun gain moves ({unbegun.mean:+.3f}; "
-                f"begun {begun.mean:+.3f}, unclear): it changes how answers begin rather than what "
-                "is read."
-            )
-    return notes
 
 
 def _gaps(entry: Entry) -> list[str]:

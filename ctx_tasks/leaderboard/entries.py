@@ -54,7 +54,11 @@ class Entry:
 
     def empty(self, column: str) -> float:
         """The share of its answers that say nothing; NaN where the task does not report it."""
-        found = self.results[column][0].metrics.get("empty")
+        return self.share(column, "empty")
+
+    def share(self, column: str, metric: str) -> float:
+        """A share that stands beside the score; NaN where it is not reported."""
+        found = self.results[column][0].metrics.get(metric)
         return math.nan if found is None else found.value
 
 

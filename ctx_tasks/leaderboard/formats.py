@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from ctx_tasks import tables
-from ctx_tasks.leaderboard.board import Board, Cell, Change, Row
+from ctx_tasks.leaderboard.board import SHARES, Board, Cell, Change, Row
 from ctx_tasks.tables import Head, Labelled, Table, Value, plain_text, with_error, with_interval
 
 _FIRST = Head("checkpoint, how it is run")
@@ -88,7 +88,7 @@ def _value(cell: Cell | None) -> Value:
     """ "0.93 ±.03~" """
     if cell is None:
         return Value("-")
-    flags = ("~" if cell.tied else "") + ("∅" if cell.unanswered else "")
+    flags = ("~" if cell.tied else "") + cell.signs
     flags += "!" if cell.mark else ""
     return tables.score(cell.value, cell.error, flags=flags, style="bold" if cell.best else "")
 
@@ -205,8 +205,8 @@ def score(cell: Cell | None) -> str:
     if cell is None or math.isnan(cell.value):
         return "-"
     shown = with_error(cell.value, cell.error)
-    flags = ("~", cell.tied), ("∅", cell.unanswered), ("!", bool(cell.mark))
-    return shown + "".join(f" {sign}" for sign, there in flags if there)
+    flags = [*("~" if cell.tied else ""), *cell.signs, *("!" if cell.mark else "")]
+    return shown + "".join(f" {sign}" for sign in flags)
 
 
 def _markdown_cell(cell: Cell | None) -> str:
@@ -222,7 +222,7 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
     }
     for column in board.columns:
         cell, name = row.cells.get(column), plain_text(column)
-        for part in ("value", "error", "n", "empty", "unanswered", "best", "tied"):
+        for part in ("value", "error", "n", *SHARES, "unanswered", "best", "tied"):
             flat[f"{name} {part}"] = "" if cell is None else getattr(cell, part)
         flat[f"{name} mark"] = "" if cell is None else plain_text(cell.mark)
     for kind in ("tax", "unbegun_tax", "gain"):

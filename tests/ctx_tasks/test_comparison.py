@@ -198,3 +198,30 @@ def test_a_process_of_its_own_prints_the_same(pair, tmp_path):
         done = as_process("ctx_models.cli", "compare", tmp_path / "a", tmp_path / name)
         assert done == ctx_eval("compare", tmp_path / "a", tmp_path / name)
         assert done.code == code
+
+
+def cut(folder, scores, lost):
+    """A run of which some prompts lost tokens."""
+    rows = [{**one, "cut": float(n)} for one, n in zip(lines(scores), lost, strict=True)]
+    path = write_run(folder, {"squad_contains": rows})
+    content = json.loads(path.read_text())
+    content["results"]["squad_contains"]["cut,none"] = float(np.mean(np.array(lost) > 0))
+    path.write_text(json.dumps(content))
+    return read_runs([folder])[0]
+
+
+def test_runs_that_cut_different_documents_are_compared_on_what_neither_cut(tmp_path):
+    one = cut(tmp_path / "a", BEFORE, [5] * 4 + [0] * 36)
+    other = cut(tmp_path / "b", AFTER, [0] * 36 + [7] * 4)
+    [found] = compare(one, other)
+    assert (found.cut, found.difference.n) == (8, 32)
+    assert (found.before, found.after) == (np.mean(BEFORE[4:36]), np.mean(AFTER[4:36]))
+    shown = ctx_eval("compare", tmp_path / "a", tmp_path / "b").out
+    assert "compared are the 32 that neither cut" in " ".join(shown.split())
+
+
+def test_runs_that_cut_the_same_documents_are_compared_on_all(tmp_path):
+    one = cut(tmp_path / "a", BEFORE, [5] * 4 + [0] * 36)
+    other = cut(tmp_path / "b", AFTER, [9] * 4 + [0] * 36)
+    [found] = compare(one, other)
+    assert (found.cut, found.difference.n) == (0, 40)

@@ -112,6 +112,25 @@ def test_a_score_with_many_empty_answers_is_marked_in_every_format(tmp_path, sha
     assert (cell["empty"], cell["unanswered"]) == (share, marked)
 
 
+@pytest.mark.parametrize(
+    ("name", "share", "sign", "sentence"),
+    [("cut", 0.01, "⊣", "longer than the window"), ("unfinished", 0.06, "…", "the token limit")],
+)
+def test_cut_prompts_and_unfinished_answers_are_marked(tmp_path, name, share, sign, sentence):
+    path = write(tmp_path, 20, ["squad_contains"])
+    content = json.loads(path.read_text())
+    content["results"]["squad_contains"][f"{name},none"] = share
+    path.write_text(json.dumps(content))
+    made = board(read_runs([tmp_path]))
+    [row] = made.rows
+    assert row.cells["SQuAD"].signs == sign
+    text = formats.markdown(made)
+    assert f" {sign}" in text
+    assert sentence in text
+    [line] = csv.DictReader(io.StringIO(formats.comma_separated(made)))
+    assert line[f"SQuAD {name}"] == str(share)
+
+
 def test_the_average_counts_each_task_once(tmp_path):
     tasks = {task: lines(hits(10 * number, N)) for number, task in enumerate(FOUR)}
     tasks["squad_contains"] = tasks["squad_contains"][:20]
