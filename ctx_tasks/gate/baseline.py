@@ -23,6 +23,7 @@ from ctx_tasks.answers import NAMES
 from ctx_tasks.arm import Arm
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import Run, TaskResult, read_documents, read_runs, read_samples
+from ctx_tasks.settings import executed
 from ctx_tasks.statistics import cluster_numbers
 
 FORMAT = "lm-eval-ctx baseline 2"
@@ -58,12 +59,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All tasks of one checkpoint and arm."""
+    """All tasks of one checkpoint and arm; `executed` as in `ctx_tasks.settings`."""
 
     checkpoint: str
     arm: Arm
     tasks: dict[str, Measured]
     source: str
+    executed: dict[str, Any] = field(default_factory=dict)
 
 
 def read(path: Path, metric: str | None = None) -> list[Measurement]:
@@ -77,7 +79,8 @@ def read(path: Path, metric: str | None = None) -> list[Measurement]:
     merged: dict[tuple[str, str, Arm], Measurement] = {}
     for run in read_runs([path]):
         key = (run.checkpoint, run.identity, run.arm)
-        found = merged.setdefault(key, Measurement(run.checkpoint, run.arm, {}, str(run.path)))
+        new = Measurement(run.checkpoint, run.arm, {}, str(run.path), executed(run.config))
+        found = merged.setdefault(key, new)
         found.tasks.update(_measured(run, metric))
     return list(merged.values())
 
@@ -91,6 +94,7 @@ def text(measurements: Sequence[Measurement]) -> str:
             {
                 "checkpoint": one.checkpoint,
                 "arm": one.arm.record(),
+                "executed": one.executed,
                 "tasks": {name: _packed(task) for name, task in one.tasks.items()},
             }
             for one in measurements
@@ -167,6 +171,7 @@ def _read_baseline(path: Path) -> list[Measurement]:
                 Arm.of(run["arm"]),
                 {name: _unpacked(task) for name, task in run["tasks"].items()},
                 str(path),
+                run.get("executed", {}),
             )
             for run in content["runs"]
         ]
