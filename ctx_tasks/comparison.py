@@ -12,14 +12,15 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ctx_tasks import settings
-from ctx_tasks.columns import heading
+from ctx_tasks.columns import GROUPS, heading
+from ctx_tasks.coverage import gaps, scored
 from ctx_tasks.errors import UserError
-from ctx_tasks.results import Run, Samples, TaskResult, read_documents, read_samples
+from ctx_tasks.results import Run, Samples, TaskResult, read_documents
 from ctx_tasks.statistics import (
     Difference,
     cut_apart,
@@ -40,6 +41,7 @@ class TaskComparison:
         gained, lost: documents whose score rose and fell.
         p: the sign-flip test's, corrected over the tasks.
         mark: settings in which the two differ (only under force), else "".
+        gaps: what the samples of either lack, in words.
         cut: documents left out because one run cut their prompt and the other another's.
     """
 
@@ -52,6 +54,7 @@ class TaskComparison:
     lost: int
     p: float
     mark: str
+    gaps: list[str]
     cut: int = 0
 
 
@@ -70,15 +73,23 @@ class Flip:
 
 
 def compare(a: Run, b: Run, *, force: bool = False) -> list[TaskComparison]:
-    """Compare every task both runs have.
+    """Compare every task both runs have, with a score per document.
 
     Raises:
         UserError: no task or no document in both, or settings that differ (unless `force`).
     """
     b = aligned(a, b)
-    found = [_compare(a, b, task, force) for task in shared_tasks(a, b)]
+    before, after = scored(a)[0], scored(b)[0]
+    shared = shared_tasks(a, b, before, after)
+    found = [_compare(a, b, task, (before[task], after[task]), force) for task in shared]
     corrected = holm([one.p for one in found])
     return [replace(one, p=p) for one, p in zip(found, corrected, strict=True)]
+
+
+def aligned(a: Run, b: Run) -> Run:
+    """`b` with its tasks under the names of `a`'s in the same columns, the answer begun or not."""
+    names = {heading(name): name for name in a.tasks if name not in GROUPS}
+    return replace(b, tasks={names.get(heading(n), n): r for n, r in b.tasks.items()})
 
 
 def as_json(a: Run, b: Run, found: Sequence[TaskComparison]) -> str:
@@ -87,7 +98,8 @@ def as_json(a: Run, b: Run, found: Sequence[TaskComparison]) -> str:
         letter: {"checkpoint": run.checkpoint, "arm": run.arm.name, "file": str(run.path)}
         for letter, run in (("a", a), ("b", b))
     }
-    return json.dumps({**runs, "tasks": [_flat(one) for one in found]}, indent=1) + "\n"
+    content = {**runs, "tasks": [_flat(one) for one in found], "notes": notes(a, b, found)}
+    return json.dumps(content, indent=1) + "\n"
 
 
 def comma_separated(found: Sequence[TaskComparison]) -> str:
@@ -102,32 +114,42 @@ def comma_separated(found: Sequence[TaskComparison]) -> str:
 
 def _flat(one: TaskComparison) -> dict[str, Any]:
     fields = asdict(one)
-    difference = fields.pop("difference")
+    difference, _ = fields.pop("difference"), fields.pop("gaps")
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in {**fields, **difference}.items()
     }
 
 
-def aligned(a: Run, b: Run) -> Run:
-    """`b` with its tasks under the names of `a`'s in the same columns, the answer begun or not."""
-    names = {heading(name): name for name, result in a.tasks.items() if not result.members}
-    return replace(b, tasks={names.get(heading(n), n): r for n, r in b.tasks.items()})
+def shared_tasks(a: Run, b: Run, before: Collection[str], after: Collection[str]) -> list[str]:
+    """Names of the tasks and groups of both runs.
 
-
-def shared_tasks(a: Run, b: Run) -> list[str]:
-    """Names of the tasks (no groups) both runs have.
+    Args:
+        before, after: those of each run that have a score per document.
 
     Raises:
         UserError: there is none.
     """
-    shared = [name for name, result in a.tasks.items() if name in b.tasks and not result.members]
+    shared = [name for name in before if name in after]
     if not shared:
+        left = "".join(f" {note}" for note in notes(a, b, []))
         raise UserError(
             f"{a.path} has {', '.join(a.tasks)} and {b.path} has {', '.join(b.tasks)}: no task in "
-            "both; compare runs of the same tasks."
+            f"both with a score per document; compare runs of the same tasks.{left}"
         )
     return shared
+
+
+def notes(a: Run, b: Run, found: Sequence[TaskComparison]) -> list[str]:
+    """Metrics where there was a choice, and what was not compared: tasks and documents."""
+    said = []
+    for letter, one, other in (("A", a, b), ("B", b, a)):
+        alone = [name for name in one.standing if name not in other.tasks]
+        said += [f"{letter} alone has {', '.join(alone)}."] if alone else []
+        said += [one.tasks[compared.task].chosen.said for compared in found]
+        said += scored(one)[1]
+    said += [gap for compared in found for gap in compared.gaps]
+    return [note for note in dict.fromkeys(said) if note]
 
 
 def flips(a: Run, b: Run, task: str) -> Iterator[Flip]:
@@ -163,10 +185,12 @@ def _output(line: dict[str, Any]) -> str:
     return kept[0] if isinstance(kept[0], str) else json.dumps(kept[0])
 
 
-def _compare(a: Run, b: Run, task: str, force: bool) -> TaskComparison:
+def _compare(
+    a: Run, b: Run, task: str, samples: tuple[Samples, Samples], force: bool
+) -> TaskComparison:
     first, second = a.tasks[task], b.tasks[task]
     mark = differing(a, b, task, force)
-    before, after = read_samples(first), read_samples(second)
+    before, after = samples
     metric = _metric(first, second)
     _require_same(before, after, task, a, b, force)
     changes, clusters = paired_changes(before, after, metric)
@@ -179,6 +203,11 @@ def _compare(a: Run, b: Run, task: str, force: bool) -> TaskComparison:
         int((changes < 0).sum()),
         sign_flip(changes, clusters),
         mark,
+        [
+            f"{letter}: {task}: {gap}."
+            for letter, result, samples in (("A", first, before), ("B", second, after))
+            for gap in gaps(result, samples, metric)
+        ],
         cut_apart(before, after),
     )
 

@@ -1,45 +1,43 @@
-"""Result and sample files of lm-eval 0.4.13, ours and plain `lm_eval --log_samples`, as typed rows.
+"""Result and sample files of lm-eval, ours and plain `lm_eval --log_samples`, as typed rows.
 
-A results file is JSON and holds everything but the samples; `samples_<task>_<time>.jsonl` beside it
-has one line per document. Nothing in them is executed or trusted: a file that lacks what is needed
-is an error that names it. Runs of one checkpoint and arm may lie in several files, one task or all
-in each; the newest file counts.
+Of the harness's versions, files of 0.4.5, 0.4.9 and 0.4.13 are tested. A results file is JSON and
+holds everything but the samples; `samples_<task>_<time>.jsonl` beside it has one line per document
+and filter. Nothing in them is executed or trusted: a file that lacks what is needed is an error
+that names it. Runs of one checkpoint and arm may lie in several files, one task or all in each; the
+newest file counts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from ctx_tasks import answers
 from ctx_tasks.arm import Arm, identity
+from ctx_tasks.checkpoint_names import short_names
+from ctx_tasks.columns import GROUPS, TASKS
+from ctx_tasks.document_keys import Distinct, clusters, digest, distinct, of_part
 from ctx_tasks.errors import UserError
-from ctx_tasks.settings import settings
+from ctx_tasks.result_files import results_files, samples_file
+from ctx_tasks.sample_lines import Doc, as_object, doc_of, read_lines
+from ctx_tasks.scores import (
+    Choice,
+    Chosen,
+    Metric,
+    choose,
+    document_scores,
+    of_members,
+    over_lengths,
+)
+from ctx_tasks.settings import BEGUN, settings
 
 logger = logging.getLogger(__name__)
-
-# The metric that stands for a task, in order of preference; otherwise its first.
-PRIMARY = ("score", "rating", "recall", "contains", "acc")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A score as the harness reported it; `error` is its standard error, None without one."""
-
-    value: float
-    error: float | None
-    higher_is_better: bool
 
 
 @dataclass(frozen=True)
@@ -48,25 +46,43 @@ class TaskResult:
 
     Attributes:
         n: documents evaluated.
-        metrics: by name, of filter "none", or of the task's first filter.
-        filter: that filter.
+        chosen: its metrics, its filter, and which of them stand for it.
         settings: what must agree before two results are compared, by a name for the reader.
         samples_file: None for a run without --log_samples.
-        members: the tasks of a group; empty for a task.
+        members: the tasks and groups of a group; empty for a task.
+        parts: the tasks of a group, of groups in it too, with the group's metric; empty for a task,
+            for our own groups, and where a task lacks that metric.
     """
 
     task: str
     n: int
-    metrics: dict[str, Metric]
-    filter: str
+    chosen: Chosen
     settings: dict[str, Any]
     samples_file: Path | None
     members: tuple[str, ...] = ()
+    parts: tuple[TaskResult, ...] = ()
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Its metrics by name."""
+        return self.chosen.metrics
+
+    @property
+    def filter(self) -> str:
+        """The filter they are of."""
+        return self.chosen.filter
 
     @property
     def primary(self) -> str:
         """The metric that stands for the task."""
-        return next((name for name in PRIMARY if name in self.metrics), next(iter(self.metrics)))
+        return self.chosen.primary
+
+    @property
+    def logged(self) -> bool:
+        """Whether there are samples, of a group those of all its tasks."""
+        return self.samples_file is not None or (
+            bool(self.parts) and all(part.logged for part in self.parts)
+        )
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,17 @@ class Run:
     tasks: dict[str, TaskResult]
     config: dict[str, Any]
 
+    @property
+    def standing(self) -> dict[str, TaskResult]:
+        """The results to be shown: groups stand for their members, but for our own groups."""
+        groups = [result for name, result in self.tasks.items() if name not in GROUPS]
+        hidden = {member for group in groups for member in group.members}
+        return {
+            name: result
+            for name, result in self.tasks.items()
+            if name not in hidden and name not in GROUPS
+        }
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -96,7 +123,8 @@ class Samples:
     Attributes:
         doc_hashes: the harness's; of equal documents the second has "#2" appended, and so on.
         clusters: passage_id; else the needle's id where a needle test has several; else the hash.
-        scores: float64 [n] by metric; NaN where a document has no score.
+        scores: float64 [n] by metric; NaN where a document has no score, and everywhere where the
+            reported score is no mean over documents (perplexities, F1 of a corpus).
         prompts: digest of all documents and their prompts, in any order; None where the harness
             recorded no prompt (before 0.4.3) or something else than it did (a judge).
     """
@@ -107,61 +135,66 @@ class Samples:
     prompts: str | None = None
 
 
-def read_runs(paths: Iterable[Path]) -> list[Run]:
+def read_runs(paths: Iterable[Path], choice: Choice | None = None) -> list[Run]:
     """All runs in files and folders, sorted by checkpoint and arm as first met.
 
     Args:
-        paths: results files, or folders that are searched for `results_*.json`.
+        paths: results files, or folders that are searched for them.
+        choice: metrics and filters asked for.
 
     Raises:
-        UserError: a path that does not exist, no results file in it, a malformed one, or answers
-            without scores alone.
+        UserError: a path that does not exist, no results file in it, a malformed one, answers
+            without scores alone, or a choice that no task has.
     """
+    asked = choice or Choice()
     files = [file for path in paths for file in _result_files(Path(path))]
-    runs = [run for file in files for run in _read(file)]
+    runs = [run for file in files for run in _read(file, asked)]
     if files and not runs:
         raise UserError(
             f"{files[0]} holds answers without scores; rate those of MT-Bench with `ctx-eval "
             "judge`, or run the tasks without --predict_only."
         )
+    asked.refuse_unused({n: task.chosen for run in runs for n, task in run.tasks.items()})
     return _named(_newest(runs))
 
 
 def read_samples(result: TaskResult) -> Samples:
-    """Document hashes, clusters and scores of a task.
+    """Document hashes, clusters and scores of a task, or of all tasks of a group.
 
     Raises:
         UserError: no sample file, or a malformed line.
     """
-    names = list(result.metrics)
-    line_type = _line_type(tuple(names))
-    decoder = msgspec.json.Decoder(line_type)
-    lines = [
-        line
-        for line in _lines(result, lambda text: _decode(decoder, text, line_type))
-        if line.filter_name == result.filter
-    ]
+    if result.parts:
+        return _pooled(result)
+    own = [name for name, metric in result.metrics.items() if not metric.lengths]
+    lines = [line for _, line in _lines(result, own)]
     if not lines:
         raise UserError(f"{result.samples_file} holds no samples of {result.task}; run it again.")
-    scores = {
-        name: np.array([_number(getattr(line, f"metric_{i}")) for line in lines])
-        for i, name in enumerate(names)
+    columns = {
+        name: document_scores(name, [getattr(line, f"metric_{i}") for line in lines])
+        for i, name in enumerate(own)
     }
-    hashes = _distinct(line.doc_hash for line in lines)
-    clusters = _clusters([_identity(line.doc) for line in lines], hashes)
-    return Samples(hashes, clusters, scores, _digest(hashes, [line.prompt_hash for line in lines]))
+    scores = {
+        name: _per_document(
+            result, name, columns[name] if name in own else over_lengths(metric, columns)
+        )
+        for name, metric in result.metrics.items()
+    }
+    hashes = distinct(line.doc_hash for line in lines)
+    shared = clusters([doc_of(line) for line in lines], hashes)
+    return Samples(hashes, shared, scores, digest(hashes, [line.prompt_hash for line in lines]))
 
 
 def samples_of(lines: Sequence[Mapping[str, Any]], metric: str) -> Samples:
     """`read_samples` of sample lines in memory, as `simple_evaluate` returns them, one metric."""
-    hashes = _distinct(line["doc_hash"] for line in lines)
-    docs = [_Doc(line["doc"].get("passage_id"), line["doc"].get("needle_id")) for line in lines]
-    scores = np.array([_number(line[metric]) for line in lines])
-    return Samples(hashes, _clusters(docs, hashes), {metric: scores})
+    hashes = distinct(line["doc_hash"] for line in lines)
+    docs = [Doc(line["doc"].get("passage_id"), line["doc"].get("needle_id")) for line in lines]
+    scores = document_scores(metric, [line[metric] for line in lines])
+    return Samples(hashes, clusters(docs, hashes), {metric: scores})
 
 
 def read_documents(result: TaskResult, wanted: Set[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Whole sample lines, one after the other, with doc hashes as in `read_samples`.
+    """Whole sample lines, one after the other, with hashes and primary scores of `read_samples`.
 
     Args:
         wanted: doc hashes of the lines to give, after the last of which no more is read; None for
@@ -170,17 +203,10 @@ def read_documents(result: TaskResult, wanted: Set[str] | None = None) -> Iterat
     Raises:
         UserError: no sample file, or a malformed line.
     """
-    seen: Counter[str] = Counter()
     given = 0
-    line_type = _line_type(())
-    decoder = msgspec.json.Decoder(line_type)
-    for text, line in _lines(result, lambda text: (text, _decode(decoder, text, line_type))):
-        if line.filter_name != result.filter:
-            continue
-        seen[line.doc_hash] += 1
-        doc_hash = _numbered(line.doc_hash, seen[line.doc_hash])
+    for doc_hash, text in _keyed(result):
         if wanted is None or doc_hash in wanted:
-            yield {**_object(text), "doc_hash": doc_hash}
+            yield _document(result, as_object(text), doc_hash)
             given += 1
         if wanted is not None and given == len(wanted):
             return
@@ -194,9 +220,7 @@ def _result_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"{path} does not exist; give a folder of results or a results file.")
-    found = sorted(path.rglob("results_*.json"))
-    # A folder with a dot in front holds what is still being written.
-    found = [file for file in found if not _hidden(file.relative_to(path))]
+    found = results_files(path)
     if not found:
         raise UserError(
             f"{path} holds no results_*.json; run lm_eval with --output_path {path} first."
@@ -204,14 +228,10 @@ def _result_files(path: Path) -> list[Path]:
     return found
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _read(path: Path) -> list[Run]:
+def _read(path: Path, choice: Choice) -> list[Run]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return _runs(path, content)
+        return _runs(path, content, choice)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(
@@ -221,11 +241,13 @@ def _read(path: Path) -> list[Run]:
         raise UserError(f"{path} cannot be read: {error}.") from error
 
 
-def _runs(path: Path, content: dict[str, Any]) -> list[Run]:
+def _runs(path: Path, content: dict[str, Any], choice: Choice) -> list[Run]:
     config = content["config"]
     arguments = _arguments(config.get("model_args"))
     tasks = {
-        name: _task(path, content, name) for name, found in content["results"].items() if found
+        name: _task(path, content, name, choice)
+        for name, found in content["results"].items()
+        if found
     }
     if not tasks:
         raise ValueError("no task with a score")
@@ -237,7 +259,7 @@ def _runs(path: Path, content: dict[str, Any]) -> list[Run]:
     name = str(config.get("checkpoint") or content.get("model_name") or config.get("model"))
     checkpoint = json.dumps(identity(arguments), sort_keys=True, default=str)
     run = Run(path, name, checkpoint, arm, _date(content), tasks, config)
-    begun = {name for name in tasks if _has_prefix(content, name)}
+    begun = {name for name in tasks if _begun(name)}
     halves = [(False, tasks.keys() - begun), (True, begun)]
     return [
         replace(
@@ -248,8 +270,9 @@ def _runs(path: Path, content: dict[str, Any]) -> list[Run]:
     ]
 
 
-def _has_prefix(content: Mapping[str, Any], task: str) -> bool:
-    return bool(content.get("configs", {}).get(task, {}).get("gen_prefix"))
+def _begun(task: str) -> bool:
+    """Whether a task of ours begins the answer; the beginning of others' is part of the task."""
+    return TASKS[task].begun if task in TASKS else GROUPS.get(task, ("", False))[1]
 
 
 def _arguments(given: Any) -> dict[str, Any]:
@@ -263,42 +286,56 @@ def _date(content: Mapping[str, Any]) -> float:
     return float(content.get("date") or 0.0)
 
 
-def _task(path: Path, content: dict[str, Any], name: str) -> TaskResult:
+def _task(path: Path, content: dict[str, Any], name: str, choice: Choice) -> TaskResult:
     found = content["results"][name]
     members = tuple(content.get("group_subtasks", {}).get(name, ()))
-    filters = [key.partition(",")[2] for key in found if "," in key]
-    chosen = "none" if "none" in filters else next(iter(filters), "none")
-    better = content.get("higher_is_better", {}).get(name) or {}
-    metrics = {
-        metric: Metric(float(value), _error(found, metric, chosen), better.get(metric) is not False)
-        for key, value in found.items()
-        for metric, _, used in [key.partition(",")]
-        # --predict_only: "bypass" stands where a score would be.
-        if used == chosen and metric != "bypass" and not metric.endswith("_stderr")
-        if _is_number(value)
-    }
-    if metrics.keys() <= set(answers.NAMES):
-        metrics = {}
+    chosen = choose(name, found, content.get("higher_is_better", {}).get(name) or {}, choice)
+    leaves = _leaves(content, name) if members and name not in GROUPS else []
+    parts = _parts(path, content, chosen, leaves)
     count = content.get("n-samples", {}).get(name, {}).get("effective", found.get("sample_len", 0))
-    samples = path.with_name(path.name.replace("results_", f"samples_{name}_", 1) + "l")
+    agreeing = settings(content, name) | {
+        "metric": chosen.primary,
+        "filter": chosen.filter,
+        "subtasks": {leaf: content.get("versions", {}).get(leaf) for leaf in leaves},
+    }
+    if parts:
+        agreeing[BEGUN] = all(part.settings[BEGUN] for part in parts)
+    samples = samples_file(path, name)
     return TaskResult(
         name,
-        int(count),
-        metrics,
+        sum(part.n for part in parts) if parts else int(count),
         chosen,
-        settings(content, name),
-        samples if samples.is_file() and samples != path else None,
+        agreeing,
+        samples if samples.is_file() else None,
         members,
+        parts,
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _leaves(content: Mapping[str, Any], group: str) -> list[str]:
+    """The tasks of a group and of the groups in it, each once."""
+    subtasks = content["group_subtasks"]
+    found: dict[str, None] = {}
+    waiting, known = list(subtasks[group]), {group}
+    while waiting:
+        name = waiting.pop(0)
+        if not subtasks.get(name):
+            found[name] = None
+        elif name not in known:
+            known.add(name)
+            waiting = [*subtasks[name], *waiting]
+    return list(found)
 
 
-def _error(found: Mapping[str, Any], metric: str, used: str) -> float | None:
-    error = found.get(f"{metric}_stderr,{used}")
-    return float(error) if _is_number(error) and math.isfinite(float(error)) else None  # type: ignore[arg-type]
+def _parts(
+    path: Path, content: dict[str, Any], chosen: Chosen, leaves: Sequence[str]
+) -> tuple[TaskResult, ...]:
+    """The tasks of a group with its metric and filter; none where one lacks them."""
+    key = f"{chosen.primary},{chosen.filter}"
+    if not all(key in content["results"].get(leaf, {}) for leaf in leaves):
+        return ()
+    asked = of_members(chosen, leaves)
+    return tuple(_task(path, content, leaf, asked) for leaf in leaves)
 
 
 def _newest(runs: Sequence[Run]) -> list[Run]:
@@ -319,123 +356,55 @@ def _newest(runs: Sequence[Run]) -> list[Run]:
 
 
 def _named(runs: list[Run]) -> list[Run]:
-    """Paths shortened to their last part where that tells checkpoints apart.
-
-    Checkpoints of one path (another dtype, an adapter) are told apart by the arguments that differ.
-    """
-    identities = {(run.checkpoint, run.identity) for run in runs}
-    short = {found: _short(found, identities) for found in identities}
-    return [replace(run, checkpoint=short[run.checkpoint, run.identity]) for run in runs]
+    names = short_names({(run.checkpoint, run.identity) for run in runs})
+    return [replace(run, checkpoint=names[run.checkpoint, run.identity]) for run in runs]
 
 
-def _short(found: tuple[str, str], others: set[tuple[str, str]]) -> str:
-    name, identity = found
-    ends = Counter(Path(other).name for other, _ in {(o, "") for o, _ in others})
-    end = Path(name).name
-    shown = end if Path(name).is_absolute() and ends[end] == 1 else name
-    twins = [json.loads(other) for n, other in others if n == name]
-    if len(twins) == 1:
-        return shown
-    own = json.loads(identity)
-    differing = {k: v for k, v in own.items() if any(twin.get(k) != v for twin in twins)}
-    return f"{shown} ({', '.join(f'{k}={v}' for k, v in sorted(differing.items())) or 'plain'})"
+# ---- samples ---------------------------------------------------------------------------------
 
 
-# ---- sample files ----------------------------------------------------------------------------
-
-
-class _Doc(msgspec.Struct):
-    passage_id: str | int | None = None
-    needle_id: str | int | None = None
-
-
-@lru_cache
-def _line_type(metrics: tuple[str, ...]) -> type[msgspec.Struct]:
-    """A line with only the fields that are needed; the decoder skips all others unread."""
-    fields: list[Any] = [
-        ("doc_hash", str),
-        ("doc", msgspec.Raw, msgspec.Raw(b"{}")),
-        ("filter_name", str, "none"),
-        ("prompt_hash", str | None, None),
-        *((f"metric_{i}", Any, None) for i in range(len(metrics))),
-    ]
-    renamed = {f"metric_{i}": name for i, name in enumerate(metrics)}
-    return msgspec.defstruct("Line", fields, rename={**renamed, "filter_name": "filter"})
-
-
-def _decode(decoder: Any, text: bytes, line_type: type[msgspec.Struct]) -> Any:
-    try:
-        return decoder.decode(text)
-    except msgspec.DecodeError:
-        # Python writes NaN and Infinity, which are no JSON; rare enough to be read slowly.
-        plain = _object(text)
-        doc = msgspec.Raw(json.dumps(plain.get("doc")).encode())
-        return msgspec.convert({**plain, "doc": doc}, line_type)
-
-
-def _object(text: bytes) -> dict[str, Any]:
-    """A line as a dict, NaN and infinities as None."""
-    found = json.loads(text, parse_constant=lambda _: None)
-    if not isinstance(found, dict) or "doc_hash" not in found:
-        raise ValueError("no object with a doc_hash")
-    return found
-
-
-def _lines(result: TaskResult, decode: Any) -> Iterator[Any]:
-    path = result.samples_file
-    if path is None:
+def _lines(result: TaskResult, metrics: Sequence[str] = ()) -> Iterator[tuple[bytes, Any]]:
+    """The lines of the result's filter."""
+    if result.samples_file is None:
         raise UserError(f"{result.task} has no sample file; run it again with --log_samples.")
-    with path.open("rb") as file:
-        for number, text in enumerate(file, 1):
-            try:
-                yield decode(text)
-            except (ValueError, TypeError) as error:
-                raise UserError(
-                    f"{path}, line {number} is no sample of lm-eval ({error}); run it again."
-                ) from error
+    for text, line in read_lines(result.samples_file, result.chosen.filters, metrics):
+        if line.filter_name == result.filter:
+            yield text, line
 
 
-def _identity(doc: msgspec.Raw) -> _Doc:
-    """Passage and needle of a document; neither, where a task's documents are shaped otherwise."""
-    try:
-        return _DOC.decode(doc)
-    except msgspec.ValidationError:
-        return _Doc()
+def _keyed(result: TaskResult) -> Iterator[tuple[str, bytes]]:
+    """The hash of `read_samples` and the text of each line."""
+    if not result.parts:
+        seen = Distinct()
+        yield from ((seen.key(line.doc_hash), text) for text, line in _lines(result))
+    for part in result.parts:
+        yield from ((of_part(part.task, doc_hash), text) for doc_hash, text in _keyed(part))
 
 
-_DOC = msgspec.json.Decoder(_Doc)
+def _pooled(result: TaskResult) -> Samples:
+    """The samples of a group: those of its tasks, kept apart."""
+    name = result.primary
+    read = [(part.task, read_samples(part)) for part in result.parts]
+    hashes = [of_part(task, doc_hash) for task, one in read for doc_hash in one.doc_hashes]
+    shared = [of_part(task, cluster) for task, one in read for cluster in one.clusters]
+    scores = np.concatenate([one.scores[name] for _, one in read])
+    prompts = digest([task for task, _ in read], [one.prompts for _, one in read])
+    return Samples(hashes, shared, {name: _per_document(result, name, scores)}, prompts)
 
 
-def _clusters(docs: Sequence[_Doc], hashes: Sequence[str]) -> list[str]:
-    several = len({doc.needle_id for doc in docs}) > 1
-    found = []
-    for doc, doc_hash in zip(docs, hashes, strict=True):
-        needle = doc.needle_id if several else None
-        shared = needle if doc.passage_id is None else doc.passage_id
-        found.append(doc_hash if shared is None else str(shared))
-    return found
+def _per_document(result: TaskResult, name: str, scores: np.ndarray) -> np.ndarray:
+    """The scores, NaN where their mean is not what was reported; a file cut off is let be."""
+    reported, known = result.metrics[name].value, scores[~np.isnan(scores)]
+    if not len(known) or math.isnan(reported) or len(scores) < result.n:
+        return scores
+    same = math.isclose(known.mean(), reported, rel_tol=1e-6, abs_tol=1e-9)
+    return scores if same else np.full(len(scores), math.nan)
 
 
-def _distinct(hashes: Iterable[str]) -> list[str]:
-    seen: Counter[str] = Counter()
-    found = []
-    for doc_hash in hashes:
-        seen[doc_hash] += 1
-        found.append(_numbered(doc_hash, seen[doc_hash]))
-    return found
-
-
-def _digest(hashes: Sequence[str], prompts: Sequence[str | None]) -> str | None:
-    if None in prompts:
-        return None
-    pairs = sorted(zip(hashes, prompts, strict=True))
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
-
-
-def _numbered(doc_hash: str, occurrence: int) -> str:
-    return doc_hash if occurrence == 1 else f"{doc_hash}#{occurrence}"
-
-
-def _number(value: Any) -> float:
-    number = float(value) if isinstance(value, (int, float)) else math.nan
-    return number if math.isfinite(number) else math.nan
+def _document(result: TaskResult, line: dict[str, Any], doc_hash: str) -> dict[str, Any]:
+    name = result.primary
+    of = result.metrics[name].lengths or (name,)
+    values = [
+        value for part in of if not math.isnan(value := document_scores(part, [line.get(part)])[0])
+    ]
+    return {**line, "doc_hash": doc_hash, name: float(values[0]) if values else line.get(name)}

@@ -7,19 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ctx_tasks.columns import TASKS
 from ctx_tasks.errors import UserError
 
+# Whether a task that is not ours is answered without the model's own beginning.
+BEGUN = "answer begun"
 # What makes the arm: two arms are meant to differ in it, one checkpoint is not.
 TEMPLATE = "chat template"
 # Where data came from and how it was measured out differ between equal data.
+# Answers are given, and the model says how likely they are.
+_RATED = ("multiple_choice", "loglikelihood")
 _NO_DATA = {"source", "tokenizer", "window"}
 
 
 def settings(content: Mapping[str, Any], task: str) -> dict[str, Any]:
     """The settings of a task in a results file, by a name for the reader."""
-    config, used = content["config"], content.get("configs", {}).get(task, {})
+    config, used = content["config"], content.get("configs", {}).get(task) or {}
     shots = content.get("n-shot", {}).get(task, 0)
-    seen = used.get("metadata", {}).get("data_used") or {}
+    seen = (used.get("metadata") or {}).get("data_used") or {}
     return {
         "task version": content.get("versions", {}).get(task),
         TEMPLATE: content.get("chat_template_sha"),
@@ -31,6 +36,9 @@ def settings(content: Mapping[str, Any], task: str) -> dict[str, Any]:
             **(config.get("gen_kwargs") or {}),
             "repeats": used.get("repeats", 1),
         },
+        # The beginning of our answers is the arm's, of others' the task's.
+        "response prefix": None if task in TASKS else used.get("gen_prefix"),
+        BEGUN: None if task in TASKS else _begun(used),
         # MT-Bench leaves the arm's indicator out unless told otherwise.
         "indicator kept": (used.get("metadata") or {}).get("mt_bench_indicator"),
         "data": _data(used, seen),
@@ -38,12 +46,21 @@ def settings(content: Mapping[str, Any], task: str) -> dict[str, Any]:
     }
 
 
+def _begun(used: Mapping[str, Any]) -> bool:
+    return bool(used.get("gen_prefix")) or used.get("output_type") in _RATED
+
+
 def _data(used: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
-    """What our loaders recorded; of other tasks, the names of data set and split."""
+    """What our loaders recorded; of other tasks, the names of data set and split.
+
+    RULER and BABILong are told their lengths by --metadata.
+    """
     if seen:
         return {key: value for key, value in seen.items() if key not in _NO_DATA}
     names = ("dataset_path", "dataset_name", "dataset_kwargs", "test_split", "validation_split")
-    return {name: used[name] for name in names if used.get(name)}
+    lengths = (used.get("metadata") or {}).get("max_seq_lengths")
+    named = {name: used[name] for name in names if used.get(name)}
+    return {**named, "lengths": lengths} if lengths else named
 
 
 def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

@@ -14,27 +14,35 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes over the wire. `length` is the Content-Length that is announced."""
+    """What goes over the wire.
+
+    Attributes:
+        length: the Content-Length that is announced.
+        seconds: the wait before it.
+        drip: the wait before every byte of the body.
+    """
 
     body: bytes
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     length: int | None = None
     seconds: float = 0.0
+    drip: float = 0.0
 
 
-def say(text: str | None, seconds: float = 0.0) -> Answer:
-    """A chat completion with this text."""
+def say(text: str | None, seconds: float = 0.0, *, drip: float = 0.0, usage: bool = True) -> Answer:
+    """A chat completion with this text; without `usage` it does not say what it cost."""
     message = {"role": "assistant", "content": text}
-    body = {
+    body: dict[str, Any] = {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 0,
         "model": "loopback-judge-1",
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
     }
-    return Answer(json.dumps(body).encode(), seconds=seconds)
+    if usage:
+        body["usage"] = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    return Answer(json.dumps(body).encode(), seconds=seconds, drip=drip)
 
 
 def fail(status: int, code: str | None = None, **headers: str) -> Answer:
@@ -100,10 +108,18 @@ def serve(script: Script) -> Iterator[Server]:
                 for name, value in {**headers, **answer.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(answer.body)
+                self.write(answer)
             except OSError:
                 self.close_connection = True  # the client gave up waiting
             self.close_connection |= answer.length is not None
+
+        def write(self, answer: Answer) -> None:
+            if not answer.drip:
+                self.wfile.write(answer.body)
+                return
+            for byte in answer.body:
+                time.sleep(answer.drip)
+                self.wfile.write(bytes([byte]))
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctx_models.commands import choice
 from ctx_models.commands.output import put
 from ctx_tasks.errors import UserError
 
@@ -38,6 +39,8 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Compare in spite of different settings, marked.")
     ] = False,
+    metric: choice.Metric = None,
+    filter: choice.Filter = None,
     format: Annotated[Format, typer.Option("--format", help="Numbers unrounded.")] = (
         Format.terminal
     ),
@@ -61,7 +64,8 @@ def command(
         raise UserError(f"--output {output} is of --format csv and json; name one of them.")
     if format is not Format.terminal and flips:
         raise UserError(f"--flips {flips} is of the terminal; leave --format {format.value} out.")
-    first, second = (comparison.one_run(read_runs([path]), str(path)) for path in (a, b))
+    asked = choice.read(metric, filter)
+    first, second = (comparison.one_run(read_runs([path], asked), str(path)) for path in (a, b))
     second = comparison.aligned(first, second)
     found = comparison.compare(first, second, force=force)
     if format is Format.json:
@@ -88,7 +92,9 @@ def _print(first: Run, second: Run, found: list[TaskComparison], flips: int) -> 
     if apart:
         tables.say(apart, console)
     _show(found, console)
-    for task in comparison.shared_tasks(first, second) if flips else ():
+    for note in comparison.notes(first, second, found):
+        tables.say(note, console)
+    for task in [one.task for one in found] if flips else ():
         for flip in islice(comparison.flips(first, second, task), None if flips < 0 else flips):
             _show_flip(flip, console)
 
@@ -96,7 +102,7 @@ def _print(first: Run, second: Run, found: list[TaskComparison], flips: int) -> 
 def _show(found: list[TaskComparison], console: Console) -> None:
     from ctx_tasks import tables
 
-    heads = ("n", "A", "B", "B - A, 95 %", "up", "down", "p (Holm)")
+    heads = ("n / clusters", "A", "B", "B - A, 95 %", "up", "down", "p (Holm)")
     rows = [_row(one) for one in found]
     table = tables.Table(tables.Head("task"), [tables.Head(text) for text in heads], rows)
     tables.show(table, console)
@@ -116,7 +122,7 @@ def _row(one: TaskComparison) -> Labelled:
 
     d = one.difference
     values = [
-        Value(str(d.n)),
+        Value(f"{d.n} / {d.clusters}"),
         Value(number(one.before)),
         Value(number(one.after)),
         change(d.mean, d.low, d.high),

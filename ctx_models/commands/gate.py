@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from ctx_models.commands import choice
 from ctx_models.commands.entry import tell
 from ctx_models.commands.output import put
 from ctx_tasks.errors import UserError
@@ -16,6 +17,7 @@ from ctx_tasks.errors import UserError
 if TYPE_CHECKING:
     from ctx_tasks.gate.decision import Decision
     from ctx_tasks.gate.margin import Margin
+    from ctx_tasks.scores import Choice
 
 INCONCLUSIVE, ERROR = 2, 3
 
@@ -50,9 +52,8 @@ def command(
     margins: Annotated[
         Path | None, typer.Option(help="YAML of margins by task, such as `drop_contains: 5%`.")
     ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="Instead of each task's own (score, rating, acc).")
-    ] = None,
+    metric: choice.Metric = None,
+    filter: choice.Filter = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write Markdown.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write JSON.")] = None,
@@ -74,7 +75,8 @@ def command(
         # The baseline itself may be replaced: by results that passed.
         if save is not None and save.exists() and save != baseline and not force:
             raise UserError(f"--save {save} is there already: name another file, or add --force.")
-        code = _gate(results, baseline, save, margin, margins, metric, reports)
+        asked = choice.read(metric, filter)
+        code = _gate(results, baseline, save, margin, margins, asked, reports)
     # Neither a crash nor Ctrl-C may exit with 1, which means regression.
     except (Exception, KeyboardInterrupt) as error:
         tell("ctx-eval gate: error", error)
@@ -88,28 +90,33 @@ def _gate(
     save: Path | None,
     margin: str,
     margins: Path | None,
-    metric: str | None,
+    asked: Choice,
     reports: dict[str, Path | None],
 ) -> int:
     from ctx_tasks.gate import baseline as baselines
     from ctx_tasks.gate import decision as gate
     from ctx_tasks.gate.margin import Margin
+    from ctx_tasks.tables import plain_text
 
     if baseline is None and save is None:
         raise UserError("Nothing to do: give --baseline FILE to compare with, or --save FILE.")
     if baseline is not None and baseline.resolve() == results.resolve():
         raise UserError(f"{results} is the baseline itself; give the results to be judged.")
     tolerated, by_task = Margin.read(margin), _margins(margins)
-    new = baselines.read(results, metric)
+    new = baselines.read(results, asked)
     code = 0
     if baseline is not None:
         start = time.perf_counter()
-        pairs = gate.match(baselines.read(baseline, metric), new)
+        pairs = gate.match(baselines.read(baseline, asked), new)
         decisions = gate.decide(pairs, tolerated, by_task)
         found = list(zip([gate.named(result) for _, result in pairs], decisions, strict=True))
         _show(found)
         _write(found, str(baseline), time.perf_counter() - start, reports)
         code = int(gate.worst([decision.verdict for decision in decisions]))
+    else:
+        # A baseline that lacks a task gates the others alone: better told now.
+        for note in dict.fromkeys(note for one in new for note in one.notes):
+            typer.echo(plain_text(note), err=True)
     if save is not None and code == 0:
         put(baselines.text(new), save)
         typer.echo(f"Saved {len(new)} run{'s' if len(new) != 1 else ''} as a baseline: {save}")

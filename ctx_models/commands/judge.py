@@ -40,7 +40,7 @@ def command(
     repeats: Annotated[int, typer.Option(help="Verdicts an answer; the median counts.")] = 1,
     max_tokens: Annotated[int, typer.Option(help="Longest reply of the judge.")] = 2048,
     concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 8,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for a reply.")] = 120.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for a whole reply.")] = 120.0,
     retries: Annotated[
         int, typer.Option(help="After rate limits, server errors, broken connections.")
     ] = 6,
@@ -142,10 +142,10 @@ def _judge_settings(metadata: dict[str, Any]) -> Options | None:
 
 def _written(output: str) -> set[Path]:
     """Results files under an --output_path (a folder, or a name ending in .json)."""
+    from ctx_tasks.result_files import results_files
+
     path = Path(output)
-    return set(
-        path.parent.glob(f"{path.stem}_*.json") if path.suffix else path.rglob("results_*.json")
-    )
+    return set(path.parent.glob(f"{path.stem}_*.json") if path.suffix else results_files(path))
 
 
 def judge(
@@ -170,7 +170,7 @@ def judge(
         tables.say(f"Wrote {path}", console)
     typer.echo(f"ctx-eval: the judge {done.meter.report()}.", err=True)
     if done.missing:
-        why = f" ({done.problem})" if done.problem else ""
+        why = f" ({done.problems})" if done.problems else ""
         raise UserError(
             f"{done.missing} of {done.questions} answers got no rating{why}: repeat the command, "
             "which asks for what is missing alone, or name a judge that ends with [[n]], n from 1 "

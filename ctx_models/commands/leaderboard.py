@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ctx_models.commands import choice
 from ctx_models.commands.output import put
 from ctx_tasks.errors import UserError
 
@@ -35,6 +36,8 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Mark what cannot be compared, do not refuse it.")
     ] = False,
+    metric: choice.Metric = None,
+    filter: choice.Filter = None,
     unbegun_tax: Annotated[
         bool,
         typer.Option(
@@ -55,7 +58,8 @@ def command(
 
     if format is Format.html and output is None:
         raise UserError("--format html is a page: name its file, such as --output report.html.")
-    made = board(read_runs(results), force=force, unbegun_tax=unbegun_tax)
+    runs = read_runs(results, choice.read(metric, filter))
+    made = board(runs, force=force, unbegun_tax=unbegun_tax)
     if format is Format.html:
         from ctx_tasks.report.page import write
 

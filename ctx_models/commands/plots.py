@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctx_models.commands import choice
 from ctx_tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def command(
         bool,
         typer.Option("--force", help="Draw what can be, where settings differ."),
     ] = False,
+    metric: choice.Metric = None,
+    filter: choice.Filter = None,
 ) -> None:
     """Draw template tax, gains, alpha curves, needle heatmaps.
 
@@ -43,7 +46,8 @@ def command(
     from ctx_tasks.leaderboard.board import board
     from ctx_tasks.results import read_runs
 
-    for path in draw(board(read_runs(results), force=force), output, f".{format.value}"):
+    runs = read_runs(results, choice.read(metric, filter))
+    for path in draw(board(runs, force=force), output, f".{format.value}"):
         typer.echo(f"Wrote {path}")
 
 

@@ -28,12 +28,17 @@ from ctx_models.demo.run import (
     Row,
 )
 from ctx_tasks.results import samples_of
-from ctx_tasks.statistics import Difference, mean_difference, paired_difference
+from ctx_tasks.statistics import (
+    Difference,
+    estimate_samples,
+    mean_difference,
+    paired_difference,
+)
 from ctx_tasks.tables import Head, Labelled, Table, score, with_error
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Scores ± standard errors as the harness computes them, n in the heads, in 80 characters."""
+    """Scores ± standard errors over clusters, n in the heads, in 80 characters."""
     heads = [Head(column, (f"n = {_count(rows[0], column)}",)) for column in COLUMNS]
     entries = [
         Labelled(
@@ -147,5 +152,5 @@ def _score(row: Row, column: str) -> tuple[float, float]:
     task = row.task(column)
     if task is None:
         return math.nan, math.nan
-    reported = _reported(row, task)
-    return reported["score,none"], reported["score_stderr,none"]
+    found = estimate_samples(samples_of(row.samples[task], "score"), "score")
+    return _reported(row, task)["score,none"], found.error

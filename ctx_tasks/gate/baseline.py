@@ -21,8 +21,10 @@ import numpy as np
 
 from ctx_tasks.answers import NAMES
 from ctx_tasks.arm import Arm
+from ctx_tasks.coverage import scored
 from ctx_tasks.errors import UserError
-from ctx_tasks.results import Run, TaskResult, read_documents, read_runs, read_samples
+from ctx_tasks.results import Samples, TaskResult, read_documents, read_runs
+from ctx_tasks.scores import Choice
 from ctx_tasks.settings import executed
 from ctx_tasks.statistics import cluster_numbers
 
@@ -59,29 +61,44 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All tasks of one checkpoint and arm; `executed` as in `ctx_tasks.settings`."""
+    """All tasks of one checkpoint and arm.
+
+    Attributes:
+        notes: what is not among the tasks, and why.
+        executed: as in `ctx_tasks.settings`.
+    """
 
     checkpoint: str
     arm: Arm
     tasks: dict[str, Measured]
     source: str
-    executed: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    executed: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def read(path: Path, metric: str | None = None) -> list[Measurement]:
+def read(path: Path, choice: Choice | None = None) -> list[Measurement]:
     """Measurements of a baseline file, a results file or a folder of results.
 
+    Tasks without a score per document are left out, with a note.
+
     Raises:
-        UserError: neither, malformed, or results without samples.
+        UserError: neither, malformed, or results of which no task has such scores.
     """
     if path.is_file() and _is_baseline(path):
         return _read_baseline(path)
     merged: dict[tuple[str, str, Arm], Measurement] = {}
-    for run in read_runs([path]):
+    for run in read_runs([path], choice):
         key = (run.checkpoint, run.identity, run.arm)
-        new = Measurement(run.checkpoint, run.arm, {}, str(run.path), executed(run.config))
+        new = Measurement(run.checkpoint, run.arm, {}, str(run.path), [], executed(run.config))
         found = merged.setdefault(key, new)
-        found.tasks.update(_measured(run, metric))
+        samples, reasons = scored(run)
+        for name, of in samples.items():
+            found.tasks[name] = _task(run.tasks[name], of)
+            found.notes.extend(filter(None, [run.tasks[name].chosen.said]))
+        found.notes.extend(reasons)
+    for one in merged.values():
+        if not one.tasks:
+            raise UserError(f"{one.source} has nothing to judge: {' '.join(one.notes)}")
     return list(merged.values())
 
 
@@ -103,20 +120,8 @@ def text(measurements: Sequence[Measurement]) -> str:
     return json.dumps(content, separators=(",", ":")) + "\n"
 
 
-def _measured(run: Run, metric: str | None) -> dict[str, Measured]:
-    return {
-        name: _task(result, metric or result.primary)
-        for name, result in run.tasks.items()
-        if not result.members
-    }
-
-
-def _task(result: TaskResult, metric: str) -> Measured:
-    if metric not in result.metrics:
-        raise UserError(
-            f"{result.task} has no metric {metric!r}; it has {', '.join(result.metrics)}."
-        )
-    samples = read_samples(result)
+def _task(result: TaskResult, samples: Samples) -> Measured:
+    metric = result.primary
     missing = result.metrics.get("missing")
     return Measured(
         metric,
@@ -171,7 +176,7 @@ def _read_baseline(path: Path) -> list[Measurement]:
                 Arm.of(run["arm"]),
                 {name: _unpacked(task) for name, task in run["tasks"].items()},
                 str(path),
-                run.get("executed", {}),
+                executed=run.get("executed", {}),
             )
             for run in content["runs"]
         ]

@@ -126,7 +126,7 @@ def _refuse_unknown(
 
 
 def _decision(baseline: Measurement, result: Measurement, tasks: list[TaskVerdict]) -> Decision:
-    notes = []
+    notes = list(dict.fromkeys([*baseline.notes, *result.notes]))
     if baseline.arm != result.arm:
         notes.append(
             f"The baseline is run as {baseline.arm.name}, the result as {result.arm.name}."

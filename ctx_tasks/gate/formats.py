@@ -31,7 +31,7 @@ Named = Sequence[tuple[str, Decision]]
 
 def table(decision: Decision) -> Table:
     """A line a task: scores, loss with its one-sided 95 % bounds, margin, verdict."""
-    heads = [Head(text) for text in ("n", "before", "after", "loss, 95 %", "margin")]
+    heads = [Head(text) for text in ("n / clusters", "before", "after", "loss, 95 %", "margin")]
     rows = []
     for task in decision.tasks:
         n, before, after, _, bounds, margin = map(Value, _numbers(task))
@@ -57,7 +57,9 @@ def markdown(named: Named) -> str:
     lines: list[str] = []
     for name, decision in named:
         lines += [f"### Context gate: {word(decision.verdict)}", "", escape(name), ""]
-        lines += ["| task | n | before | after | loss | 95 % bounds | margin | verdict |"]
+        lines += [
+            "| task | n / clusters | before | after | loss | 95 % bounds | margin | verdict |"
+        ]
         lines += ["|---|---:|---:|---:|---:|---:|---:|---|"]
         for task in decision.tasks:
             cells = [escape(task.task), *_numbers(task), word(task.verdict)]
@@ -126,7 +128,12 @@ def _numbers(task: TaskVerdict) -> list[str]:
         return ["-"] * 6
     loss = task.loss
     scores = [number(task.before), number(task.after), number(loss.mean, signed=True)]
-    return [str(loss.n), *scores, interval(loss.low, loss.high), f"{task.margin:.3g}"]
+    return [
+        f"{loss.n} / {loss.clusters}",
+        *scores,
+        interval(loss.low, loss.high),
+        f"{task.margin:.3g}",
+    ]
 
 
 def _legal(text: str) -> str:

@@ -40,6 +40,12 @@ class Estimate:
         return f"{requests}, {tokens}, {money}"
 
 
+def tokens(*texts: str) -> int:
+    """About how many tokens texts have, rounded up."""
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    return -(-size // BYTES_A_TOKEN)
+
+
 def estimate(prompts: Iterable[str], price: Price | None) -> Estimate:
     """The cost of one reply to each prompt, from its length; retries are not in it."""
     sizes = [len(prompt.encode("utf-8", "surrogatepass")) for prompt in prompts]
@@ -49,18 +55,22 @@ def estimate(prompts: Iterable[str], price: Price | None) -> Estimate:
 
 
 class Meter:
-    """Adds up what replies cost, by the tokens the endpoint reports; used from several threads."""
+    """Adds up what replies cost; used from several threads.
+
+    By the tokens the endpoint reports, or by our own count, of which `report` tells.
+    """
 
     def __init__(self, price: Price | None = None, limit: float | None = None) -> None:
         self._price, self._limit = price, limit
         self._lock = threading.Lock()
-        self.tokens_in = self.tokens_out = 0
+        self.tokens_in = self.tokens_out = self.counted = 0
 
-    def add(self, tokens_in: int, tokens_out: int) -> None:
-        """Count one reply."""
+    def add(self, tokens_in: int, tokens_out: int, *, counted: bool = False) -> None:
+        """Take one reply, its tokens reported or `counted`."""
         with self._lock:
             self.tokens_in += tokens_in
             self.tokens_out += tokens_out
+            self.counted += counted
 
     @property
     def cost(self) -> float | None:
@@ -75,7 +85,12 @@ class Meter:
     def report(self) -> str:
         """For people: "read 61,000 tokens and wrote 20,112, $2.20"."""
         money = "" if self.cost is None else f", ${self.cost:.2f}"
-        return f"read {self.tokens_in:,} tokens and wrote {self.tokens_out:,}{money}"
+        own = (
+            f" (counted here at {BYTES_A_TOKEN} bytes a token for {self.counted} replies, whose "
+            "tokens the endpoint did not report)"
+        )
+        used = f"read {self.tokens_in:,} tokens and wrote {self.tokens_out:,}{money}"
+        return used + (own if self.counted else "")
 
     def sentence(self) -> str:
         """Why judging stopped."""

@@ -1,43 +1,35 @@
-"""A judge model rates answers: requests, strict reading of `[[n]]`, retries, one verdict each.
+"""The judge's endpoint: settings, one request, and what its answers and its troubles mean.
 
 Any endpoint that speaks OpenAI's chat completions, through the `openai` client: it waits and tries
 again after rate limits (as long as `Retry-After` says), server errors, timeouts and broken
 connections. Temperature 0. The key is read from the environment where the client is made and is
 nowhere else: replies and error texts are searched for it before they are kept or shown.
 
-A reply without exactly one rating is asked for again and then counts as missing, never as a score.
-Divergence from FastChat, which takes the first of several ratings, or a single-bracketed number.
+The client's own timeout begins anew with every byte, so that a reply that drips would never end;
+here it is one for the whole reply. A reply that says no `usage` is counted from its length.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import asyncio
 import os
-import re
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, fields
-from typing import Any
+from importlib import import_module
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-from tqdm import tqdm
 
 from ctx_tasks.errors import UserError
-from ctx_tasks.judge.cost import Meter
-from ctx_tasks.judge.replies import KeptReply, VerdictFile
+from ctx_tasks.judge.cost import tokens
 
 KEY = "OPENAI_API_KEY"
 URL = "OPENAI_BASE_URL"
 DEFAULT_URL = "https://api.openai.com/v1"
 LOWEST, HIGHEST = 1.0, 10.0
-# How often an answer is put to the judge before its rating is missing.
-ATTEMPTS = 3
-_RATING = re.compile(r"\[\[\s*(-?\d+(?:\.\d+)?)\s*\]\]")
-# Answers that every further request would get, too.
-_HOPELESS = (401, 403, 404)
+# Answers that every further request would get, too: 402 is "payment required".
+_HOPELESS = (401, 402, 403, 404)
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,7 @@ class Options:
         repeats: verdicts an answer; their median counts.
         max_tokens: longest reply.
         concurrency: requests at a time.
-        timeout: seconds to wait for a reply.
+        timeout: seconds in which the whole of a reply must come.
         retries: attempts after a rate limit, server error or broken connection.
         price_in, price_out: dollars per million tokens.
         max_cost: dollars; needs both prices.
@@ -120,52 +112,33 @@ def options(given: dict[str, Any]) -> Options:
     return Options(**given)
 
 
-@dataclass(frozen=True)
-class Ask:
-    """One verdict to get: the messages, and which question, turn and repeat they are."""
-
-    key: str
-    question: str
-    turn: int
-    repeat: int
-    messages: list[dict[str, str]]
-
-
-def ask(
-    settings: Options, messages: list[dict[str, str]], question: str, turn: int, repeat: int
-) -> Ask:
-    """An `Ask` whose key covers all that its verdict depends on."""
-    told = json.dumps([settings.identity(), messages, repeat], sort_keys=True)
-    key = hashlib.sha256(told.encode()).hexdigest()
-    return Ask(key, question, turn, repeat, messages)
-
-
-def parse_rating(text: str) -> float | None:
-    """The rating in a reply: a number from 1 to 10 in double brackets; None unless just one is.
-
-    `[[7]]`, `[[7.5]]` and `[[10.0]]` count, and the same number twice; `[[7/10]]`, `[7]`, `[[0]]`
-    and two different numbers do not.
-    """
-    found = {float(number) for number in _RATING.findall(text)}
-    if len(found) != 1:
-        return None
-    [rating] = found
-    return rating if LOWEST <= rating <= HIGHEST else None
-
-
 class Stopped(UserError):
     """No further request makes sense: a wrong key, an unknown model, money spent."""
 
 
+class Problem(NamedTuple):
+    """Why there is no text, or no rating in it: what kind of trouble, and what was said."""
+
+    kind: str
+    said: str = ""
+
+
 @dataclass(frozen=True)
 class Reply:
-    """What came back. `problem` says why there is no text; `final`: another try is no use."""
+    """What came back.
+
+    Attributes:
+        counted: whether the tokens are our own count, because the endpoint reported none.
+        problem: why there is no text.
+        final: another try is no use.
+    """
 
     text: str = ""
     model: str = ""
     tokens_in: int = 0
     tokens_out: int = 0
-    problem: str = ""
+    counted: bool = False
+    problem: Problem | None = None
     final: bool = False
 
 
@@ -189,7 +162,7 @@ class _Body(msgspec.Struct):
 
 
 class Endpoint:
-    """The judge behind its client. Safe to use from several threads.
+    """The judge behind its client, open between `with` and its end; for several threads.
 
     Raises:
         UserError: no `openai` package, or OpenAI's own endpoint without a key.
@@ -204,15 +177,28 @@ class Endpoint:
             ) from error
         self._openai, self._settings = openai, settings
         self._key = require_key(settings)
-        self._client = openai.OpenAI(
+        self._client = openai.AsyncOpenAI(
             # Local servers want none, but the client insists.
             api_key=self._key or "none",
             base_url=settings.url,
             max_retries=settings.retries,
-            timeout=settings.timeout,
+            timeout=None,
+            http_client=_bounded(openai, settings.timeout),
         )
         self.concurrency = settings.concurrency
         self._answered = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Endpoint:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def send(self, messages: list[dict[str, str]]) -> Reply:
         """One reply, after the client's own retries.
@@ -220,56 +206,66 @@ class Endpoint:
         Raises:
             Stopped: the endpoint refuses or cannot be reached, and would the next time.
         """
+        coming = asyncio.run_coroutine_threadsafe(self._create(messages), self._loop)
         try:
-            raw = self._client.chat.completions.with_raw_response.create(
-                model=self._settings.model,
-                messages=messages,  # type: ignore[arg-type]
-                temperature=0,
-                max_tokens=self._settings.max_tokens,
-            )
+            content = coming.result()
         except self._openai.APIError as error:
             failure = error
         else:
             self._answered = True
-            return self._read(raw.http_response.content)
+            return self._read(content, messages)
         # Outside the handler: an error chained to ours could show what the server echoed.
         return self._failed(failure)
+
+    async def _create(self, messages: list[dict[str, str]]) -> bytes:
+        raw = await self._client.chat.completions.with_raw_response.create(
+            model=self._settings.model,
+            messages=messages,  # type: ignore[arg-type]
+            temperature=0,
+            max_tokens=self._settings.max_tokens,
+        )
+        return bytes(raw.http_response.content)
 
     def _failed(self, error: Any) -> Reply:
         if isinstance(error, self._openai.APIStatusError):
             return self._refused(error)
         if isinstance(error, self._openai.APITimeoutError):
-            return Reply(problem=f"no reply within {self._settings.timeout:g} s", final=True)
+            problem = Problem(f"no whole reply within {self._settings.timeout:g} s")
+            return Reply(problem=problem, final=True)
         return self._unreachable(error)
 
     def _refused(self, error: Any) -> Reply:
-        said = f"HTTP {error.status_code}: {self.safe(error.response.text)}"
+        problem = Problem(f"HTTP {error.status_code}", self.safe(error.response.text))
         if error.status_code in _HOPELESS or error.code == "insufficient_quota":
             raise Stopped(
-                f"The judge at {self._settings.url} refuses model {self._settings.model} ({said}); "
-                f"check {KEY}, the model's name and the account."
+                f"The judge at {self._settings.url} refuses model {self._settings.model} "
+                f"({': '.join(problem)}); check {KEY}, the model's name and the account."
             )
-        return Reply(problem=said, final=True)
+        return Reply(problem=problem, final=True)
 
     def _unreachable(self, error: Exception) -> Reply:
-        said = self.safe(f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}")
+        cause = error.__cause__ or error
+        problem = Problem(type(cause).__name__, self.safe(str(cause)))
         if not self._answered:
             raise Stopped(
-                f"The judge at {self._settings.url} cannot be reached ({said}); start it, or give "
-                "its base URL."
+                f"The judge at {self._settings.url} cannot be reached ({': '.join(problem)}); "
+                "start it, or give its base URL."
             )
-        return Reply(problem=said, final=True)
+        return Reply(problem=problem, final=True)
 
-    def _read(self, content: bytes) -> Reply:
+    def _read(self, content: bytes, messages: list[dict[str, str]]) -> Reply:
         try:
             body = msgspec.json.decode(content, type=_Body)
             text = body.choices[0].message.content or ""
         except (msgspec.DecodeError, UnicodeDecodeError, IndexError):
             shown = self.safe(content[:200].decode("utf-8", "replace"))
-            return Reply(problem=f"no chat completion: {shown or 'an empty body'}")
-        usage = body.usage or _Usage()
-        tokens = usage.prompt_tokens, usage.completion_tokens
-        return Reply(self._without_key(text), self._without_key(body.model), *tokens)
+            return Reply(problem=Problem("no chat completion", shown or "an empty body"))
+        model = self._without_key(body.model)
+        if body.usage and body.usage.prompt_tokens:
+            used = body.usage.prompt_tokens, body.usage.completion_tokens
+            return Reply(self._without_key(text), model, *used)
+        counted = tokens(*(message["content"] for message in messages)), tokens(text)
+        return Reply(self._without_key(text), model, *counted, counted=True)
 
     def safe(self, text: str) -> str:
         """`text` for a message: on one line, short, printable, without the key."""
@@ -279,6 +275,22 @@ class Endpoint:
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
+
+
+def _bounded(openai: Any, seconds: float) -> Any:
+    """The client's own HTTP client, with one timeout for all of a reply."""
+    base: Any = openai.DefaultAsyncHttpxClient
+    # httpx, and from openai 3 on httpx2: the errors that the client tries again are its own.
+    httpx = import_module(base.__base__.__module__.partition(".")[0])
+
+    class Bounded(base):  # type: ignore[misc]
+        async def send(self, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return await asyncio.wait_for(super().send(*args, **kwargs), seconds)
+            except asyncio.TimeoutError as error:
+                raise httpx.ReadTimeout(f"no whole reply within {seconds:g} s") from error
+
+    return Bounded(timeout=None)
 
 
 def require_key(settings: Options) -> str:
@@ -294,87 +306,6 @@ def require_key(settings: Options) -> str:
             "URL."
         )
     return key
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Ratings by key, and of those that are missing the reason."""
-
-    ratings: dict[str, float]
-    problems: dict[str, str]
-
-
-def rate(asks: Sequence[Ask], endpoint: Endpoint, file: VerdictFile, meter: Meter) -> Outcome:
-    """Get the verdicts that `file` does not have yet, and add them to it as they come.
-
-    Raises:
-        Stopped: see `Endpoint.send`, and when `meter` is spent; what came is in the file.
-    """
-    todo = list({ask.key: ask for ask in asks if ask.key not in file.ratings}.values())
-    problems: dict[str, str] = {}
-    stop = threading.Event()
-
-    def work(one: Ask) -> str:
-        try:
-            return _verdict(one, endpoint, file, meter, stop)
-        except BaseException:
-            stop.set()
-            raise
-
-    bar = tqdm(total=len(todo), desc="Judging", unit=" verdicts", disable=not todo)
-    with bar, ThreadPoolExecutor(endpoint.concurrency) as pool:
-        futures = {pool.submit(work, one): one for one in todo}
-        try:
-            for future in as_completed(futures):
-                if future.result():
-                    problems[futures[future].key] = future.result()
-                    bar.set_postfix(missing=len(problems))
-                bar.update()
-        except BaseException:
-            # Requests in flight are waited for: what they cost is in the file.
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    ratings = {one.key: file.ratings[one.key] for one in asks if one.key in file.ratings}
-    return Outcome(ratings, problems)
-
-
-def _verdict(
-    one: Ask, endpoint: Endpoint, file: VerdictFile, meter: Meter, stop: threading.Event
-) -> str:
-    """Ask until a rating comes and keep every reply; why none came, empty where one did."""
-    problem = "stopped"
-    for _ in range(ATTEMPTS):
-        if stop.is_set():
-            break
-        if meter.spent_all:
-            raise Stopped(meter.sentence())
-        reply = endpoint.send(one.messages)
-        problem = reply.problem
-        if reply.final:
-            break
-        if not problem:
-            rating = parse_rating(reply.text)
-            meter.add(reply.tokens_in, reply.tokens_out)
-            file.keep(_kept(one, reply, rating))
-            if rating is not None:
-                return ""
-            problem = f"no single [[n]] in {endpoint.safe(reply.text) or 'an empty reply'!r}"
-    return problem
-
-
-def _kept(one: Ask, reply: Reply, rating: float | None) -> KeptReply:
-    return KeptReply(
-        key=one.key,
-        question=one.question,
-        turn=one.turn + 1,
-        repeat=one.repeat + 1,
-        rating=rating,
-        reply=reply.text,
-        model=reply.model,
-        tokens_in=reply.tokens_in,
-        tokens_out=reply.tokens_out,
-    )
 
 
 def _whole(name: str, value: Any, least: int) -> None:

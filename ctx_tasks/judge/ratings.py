@@ -27,8 +27,10 @@ from ctx_tasks.answers import NAMES, share
 from ctx_tasks.columns import TURNS
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import write_text
-from ctx_tasks.judge.endpoint import Ask, Options, Outcome, ask
+from ctx_tasks.judge.endpoint import Options
+from ctx_tasks.judge.verdicts import Ask, Outcome, ask
 from ctx_tasks.mt_bench.data import OPTION, JudgeData, Question, judge_messages
+from ctx_tasks.result_files import date_of, results_files, samples_file
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def write(
     """
     path = judged[0][0].path
     record = {**settings.identity(), "repeats": settings.repeats, "prompts": data.sha256}
-    date = f"{_date(path)}-{_short_hash(record)}"
+    date = f"{date_of(path)}-{_short_hash(record)}"
     for answers, rows in judged:
         lines = [_line(one, row) for one, row in zip(answers.samples, rows, strict=True)]
         write_text(path.with_name(f"samples_{answers.task}_{date}.jsonl"), "".join(lines))
@@ -175,8 +177,7 @@ def _in(path: Path) -> list[Answers]:
 
 
 def _newest(folder: Path) -> list[Answers]:
-    files = sorted(folder.rglob("results_*.json"))
-    shown = [file for file in files if not any(p.startswith(".") for p in file.parts)]
+    shown = results_files(folder)
     found: dict[str, Answers] = {}
     for one in (one for file in dict.fromkeys(map(_source, shown)) for one in _read(file)):
         arm = [one.content["config"].get("model_args"), one.content.get("chat_template_sha")]
@@ -219,13 +220,8 @@ def _read(path: Path) -> list[Answers]:
     return [Answers(path, task, content, _samples(path, task)) for task in tasks]
 
 
-def _date(path: Path) -> str:
-    """The end of a results file's name, which its sample files share."""
-    return path.stem.rpartition("_")[2]
-
-
 def _samples(path: Path, task: str) -> list[dict[str, Any]]:
-    file = path.with_name(f"samples_{task}_{_date(path)}.jsonl")
+    file = samples_file(path, task)
     if not file.is_file():
         raise UserError(
             f"{file.name} is not beside {path}: the answers are in it; run {task} again with "

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctx_tasks.judge.cost import Estimate, Meter, Price, estimate
-from ctx_tasks.judge.endpoint import Ask, Endpoint, Options, Outcome, rate
+from ctx_tasks.judge.endpoint import Endpoint, Options
 from ctx_tasks.judge.ratings import Answers, Rated, asks, rated, read_answers, write
 from ctx_tasks.judge.replies import VerdictFile
+from ctx_tasks.judge.verdicts import Ask, Outcome, rate, reasons
 from ctx_tasks.mt_bench.data import judge_data
 
 
@@ -25,14 +26,14 @@ class Judged:
     Attributes:
         written: the judged results files, in the order of the runs.
         questions, missing: how many there are, and how many have no rating.
-        problem: why the first of those has none.
+        problems: why verdicts are missing, each kind of reason with its number.
         meter: what it cost.
     """
 
     written: list[Path]
     questions: int
     missing: int
-    problem: str
+    problems: str
     meter: Meter
 
 
@@ -69,8 +70,8 @@ def judge(
         runs.setdefault(one.path, []).append((one, rows))
     written = [write(parts, data[str(parts[0][0].files)], settings) for parts in runs.values()]
     missing = [row for rows in tables for row in rows if row.rating is None]
-    problem = next(iter(outcome.problems.values()), "")
-    return Judged(written, sum(map(len, tables)), len(missing), problem, meter)
+    problems = reasons(outcome.problems.values())
+    return Judged(written, sum(map(len, tables)), len(missing), problems, meter)
 
 
 def _price(settings: Options) -> Price | None:
@@ -85,9 +86,9 @@ def _outcome(
     meter: Meter,
     agree: Callable[[Estimate], None],
 ) -> Outcome:
-    endpoint = Endpoint(settings)
     whole = Outcome({}, {})
     with ExitStack() as stack:
+        endpoint = stack.enter_context(Endpoint(settings))
         kept = {path: stack.enter_context(VerdictFile(path)) for path in wanted}
         todo = [prompt for path, part in wanted.items() for prompt in _new(part, kept[path])]
         if todo:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctx_tasks.columns import TURNS
-from ctx_tasks.results import Metric, Run, TaskResult, read_runs, read_samples
+from ctx_tasks.results import Run, TaskResult, read_runs, read_samples
+from ctx_tasks.scores import Metric
 from ctx_tasks.statistics import paired_difference
 from ctx_tasks.tables import Head, Labelled, Table, Value, interval, number, score, with_error
 

@@ -21,8 +21,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,13 @@ import numpy as np
 
 from ctx_tasks import columns as table
 from ctx_tasks import settings
-from ctx_tasks.answers import CUT, UNFINISHED
 from ctx_tasks.arm import Arm
+from ctx_tasks.coverage import gaps, unscored
 from ctx_tasks.errors import UserError
+from ctx_tasks.leaderboard.entries import Entry, read_entries
 from ctx_tasks.leaderboard.meanings import MOST_EMPTY, meanings
-from ctx_tasks.results import Run, Samples, TaskResult, read_samples
+from ctx_tasks.results import Run, Samples, TaskResult
+from ctx_tasks.scores import BESIDE
 from ctx_tasks.statistics import (
     Difference,
     Estimate,
@@ -45,8 +46,6 @@ from ctx_tasks.statistics import (
 )
 
 _INSTEAD = "show them with a mark"
-# Metrics that stand beside a score.
-SHARES = ("empty", CUT, UNFINISHED)
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,9 @@ class Row:
         tax: raw minus chat of the same checkpoint, both begun, on the row of the latter.
         unbegun_tax: the same of arms that begin their answers themselves; only where asked for.
         gain: this remedy minus chat of the same checkpoint, both begun or both not.
+        others: tax, unbegun_tax and gain in each task that is not ours, each for itself: their
+            scales differ. Turned round where lower is better. A task begins the answer where it has
+            a response prefix of its own, or has the model rate given answers (`settings.BEGUN`).
         results: the result behind each cell; averages have none.
         runs: the results files.
     """
@@ -119,6 +121,7 @@ class Row:
     tax: Change | None
     unbegun_tax: Change | None
     gain: Change | None
+    others: dict[str, list[Change]]
     results: dict[str, TaskResult]
     runs: list[Run]
 
@@ -143,7 +146,7 @@ def board(runs: Sequence[Run], *, force: bool = False, unbegun_tax: bool = False
     Raises:
         UserError: no runs, or results in one column that cannot be compared.
     """
-    entries = _entries(runs)
+    entries = read_entries(runs)
     if not entries:
         raise UserError("There is no result to show; give a folder that lm_eval wrote to.")
     _one_template(entries, force)
@@ -152,7 +155,7 @@ def board(runs: Sequence[Run], *, force: bool = False, unbegun_tax: bool = False
     shown = [*columns, *(average for average, _ in table.averages(columns))]
     rows = [_row(entry, entries, columns, marks) for entry in entries]
     if not unbegun_tax:
-        rows = [replace(row, unbegun_tax=None) for row in rows]
+        rows = [_without_unbegun_tax(row) for row in rows]
     for column in shown:
         _judge(rows, entries, column, columns)
     return Board(table.ordered(shown), rows, [*_notes(entries), *meanings(rows)])
@@ -161,78 +164,13 @@ def board(runs: Sequence[Run], *, force: bool = False, unbegun_tax: bool = False
 # ---- rows before they are judged ---------------------------------------------------------------
 
 
-@dataclass
-class _Entry:
-    """A row's results by column, with samples read once."""
-
-    checkpoint: str
-    identity: str
-    arm: Arm
-    runs: list[Run] = field(default_factory=list)
-    results: dict[str, tuple[TaskResult, Path]] = field(default_factory=dict)
-    _samples: dict[str, Samples | None] = field(default_factory=dict)
-
-    @cached_property
-    def model(self) -> tuple[str, str]:
-        return self.checkpoint, self.identity
-
-    @property
-    def logged(self) -> bool:
-        """Whether all its tasks have samples; groups never do."""
-        tasks = [result for result, _ in self.results.values() if not result.members]
-        return all(result.samples_file is not None for result in tasks)
-
-    def samples(self, column: str) -> Samples | None:
-        """The samples of a column's result; None where they were not logged."""
-        if column not in self._samples:
-            result = self.results[column][0]
-            logged = result.samples_file is not None
-            self._samples[column] = read_samples(result) if logged else None
-        return self._samples[column]
-
-    def metric(self, column: str) -> str:
-        return self.results[column][0].primary
-
-    def empty(self, column: str) -> float:
-        """The share of its answers that say nothing; NaN where the task does not report it."""
-        return self.share(column, "empty")
-
-    def share(self, column: str, metric: str) -> float:
-        """A share that stands beside the score; NaN where it is not reported."""
-        found = self.results[column][0].metrics.get(metric)
-        return math.nan if found is None else found.value
-
-
-def _entries(runs: Sequence[Run]) -> list[_Entry]:
-    entries: dict[tuple[str, str, Arm], _Entry] = {}
-    for run in runs:
-        key = (run.checkpoint, run.identity, run.arm)
-        entry = entries.setdefault(key, _Entry(*key))
-        entry.runs.append(run)
-        groups = [result for name, result in run.tasks.items() if name not in table.GROUPS]
-        hidden = {member for group in groups for member in group.members}
-        for name, result in run.tasks.items():
-            if name not in hidden and name not in table.GROUPS:
-                _put(entry, table.heading(name), result, run.path)
-    return [entry for entry in entries.values() if entry.results]
-
-
-def _put(entry: _Entry, column: str, result: TaskResult, path: Path) -> None:
-    taken = entry.results.setdefault(column, (result, path))
-    if taken[0].task != result.task:
-        raise UserError(
-            f"{taken[0].task} ({taken[1]}) and {result.task} ({path}) are one column and one row; "
-            "show their folders apart."
-        )
-
-
-def _columns(entries: Iterable[_Entry]) -> list[str]:
+def _columns(entries: Iterable[Entry]) -> list[str]:
     return list(dict.fromkeys(column for entry in entries for column in entry.results))
 
 
 def _row(
-    entry: _Entry,
-    entries: Sequence[_Entry],
+    entry: Entry,
+    entries: Sequence[Entry],
     columns: Sequence[str],
     marks: dict[str, dict[int, str]],
 ) -> Row:
@@ -256,16 +194,20 @@ def _row(
         tax if arm.prefix else None,
         None if arm.prefix else tax,
         None if chat is None else _change(chat, entry),
+        {
+            "tax": [] if raw is None else _others(entry, raw, begun=True),
+            "unbegun_tax": [] if raw is None else _others(entry, raw, begun=False),
+            "gain": [] if chat is None else _others(chat, entry),
+        },
         {column: result for column, (result, _) in entry.results.items()},
         entry.runs,
     )
 
 
-def _cell(entry: _Entry, column: str) -> Cell:
-    result, samples = entry.results[column][0], entry.samples(column)
+def _cell(entry: Entry, column: str) -> Cell:
+    result, samples = entry.results[column][0], entry.scores(column)
     reported = result.metrics[result.primary]
-    scored = samples is not None and not np.isnan(samples.scores[result.primary]).all()
-    if samples is None or not scored:
+    if samples is None:
         error = math.nan if reported.error is None else reported.error
         unknown = (math.nan, math.nan)
         found = Estimate(
@@ -273,7 +215,7 @@ def _cell(entry: _Entry, column: str) -> Cell:
         )
     else:
         found = estimate_samples(samples, result.primary)
-    shares: dict[str, Any] = {name: entry.share(column, name) for name in SHARES}
+    shares: dict[str, Any] = {name: entry.share(column, name) for name in BESIDE}
     return Cell(reported.value, found.error, found.n, found, **shares)
 
 
@@ -282,12 +224,12 @@ def _average(cells: Sequence[Cell]) -> Cell:
     mark = "; ".join(dict.fromkeys(cell.mark for cell in cells if cell.mark))
     mean = float(np.mean([cell.value for cell in cells]))
     shares: dict[str, Any] = {
-        name: float(np.mean([getattr(cell, name) for cell in cells])) for name in SHARES
+        name: float(np.mean([getattr(cell, name) for cell in cells])) for name in BESIDE
     }
     return Cell(mean, error, sum(cell.n for cell in cells), mark=mark, **shares)
 
 
-def _change(before: _Entry, after: _Entry) -> Change | None:
+def _change(before: Entry, after: Entry) -> Change | None:
     """Paired mean change over the context columns both have samples of, of one kind of data."""
     for kind in table.KINDS:
         shared = [name for name in table.context(kind) if _paired(before, after, name)]
@@ -299,11 +241,29 @@ def _change(before: _Entry, after: _Entry) -> Change | None:
     return None
 
 
-def _paired(a: _Entry, b: _Entry, column: str) -> bool:
+def _others(before: Entry, after: Entry, begun: bool | None = None) -> list[Change]:
+    """Changes of the tasks that are not ours, of all or of those that do or do not begin."""
+    found = []
+    for column, (result, _) in before.results.items():
+        fits = begun is None or result.settings[settings.BEGUN] is begun
+        if result.task not in table.TASKS and fits and _paired(before, after, column):
+            change = _difference(before, after, column)
+            if not _higher_is_better(before, column):
+                change = replace(change, mean=-change.mean, low=-change.high, high=-change.low)
+            empty = before.empty(column), after.empty(column)
+            found.append(Change(change, (column,), empty))
+    return found
+
+
+def _without_unbegun_tax(row: Row) -> Row:
+    return replace(row, unbegun_tax=None, others={**row.others, "unbegun_tax": []})
+
+
+def _paired(a: Entry, b: Entry, column: str) -> bool:
     """Whether both answered the same documents."""
     if column not in a.results or column not in b.results or a.metric(column) != b.metric(column):
         return False
-    first, second = a.samples(column), b.samples(column)
+    first, second = a.scores(column), b.scores(column)
     return first is not None and second is not None and _same(first, second)
 
 
@@ -311,8 +271,8 @@ def _same(a: Samples, b: Samples) -> bool:
     return a.doc_hashes == b.doc_hashes or set(a.doc_hashes) == set(b.doc_hashes)
 
 
-def _difference(before: _Entry, after: _Entry, column: str) -> Difference:
-    first, second = before.samples(column), after.samples(column)
+def _difference(before: Entry, after: Entry, column: str) -> Difference:
+    first, second = before.scores(column), after.scores(column)
     assert first is not None
     assert second is not None
     return paired_difference(first, second, after.metric(column))
@@ -322,7 +282,7 @@ def _difference(before: _Entry, after: _Entry, column: str) -> Difference:
 
 
 def _judge(
-    rows: Sequence[Row], entries: Sequence[_Entry], column: str, columns: Sequence[str]
+    rows: Sequence[Row], entries: Sequence[Entry], column: str, columns: Sequence[str]
 ) -> None:
     """Mark the best cell of a column and those tied with it."""
     parts = dict(table.averages(columns)).get(column, (column,))
@@ -340,16 +300,18 @@ def _judge(
             row.cells[column] = replace(row.cells[column], best=True)
         else:
             apart = _apart(best, best_row, entry, row, parts)
-            row.cells[column] = replace(row.cells[column], tied=not apart.clear)
+            # Without an error, of a perplexity for one, nobody knows.
+            tied = not apart.clear and not math.isnan(apart.error)
+            row.cells[column] = replace(row.cells[column], tied=tied)
 
 
-def _higher_is_better(entry: _Entry, column: str) -> bool:
+def _higher_is_better(entry: Entry, column: str) -> bool:
     result = entry.results[column][0]
     return result.metrics[result.primary].higher_is_better
 
 
 def _apart(
-    best: _Entry, best_row: Row, other: _Entry, row: Row, columns: Sequence[str]
+    best: Entry, best_row: Row, other: Entry, row: Row, columns: Sequence[str]
 ) -> Difference:
     return mean_difference(
         [
@@ -370,7 +332,7 @@ def _unpaired(a: Cell, b: Cell) -> Difference:
 # ---- what may stand side by side -----------------------------------------------------------------
 
 
-def _one_template(entries: Sequence[_Entry], force: bool) -> None:
+def _one_template(entries: Sequence[Entry], force: bool) -> None:
     seen: dict[tuple[str, str], tuple[Any, Path]] = {}
     for entry in entries:
         for result, path in entry.results.values():
@@ -383,7 +345,7 @@ def _one_template(entries: Sequence[_Entry], force: bool) -> None:
                 raise settings.refusal(entry.checkpoint, settings.TEMPLATE, *values, _INSTEAD)
 
 
-def _marks(entries: Sequence[_Entry], column: str, force: bool) -> dict[int, str]:
+def _marks(entries: Sequence[Entry], column: str, force: bool) -> dict[int, str]:
     """What each entry (by id) has unlike most of its column."""
     having = [(entry, *entry.results[column]) for entry in entries if column in entry.results]
     marks: dict[int, list[str]] = {}
@@ -404,8 +366,14 @@ def _marks(entries: Sequence[_Entry], column: str, force: bool) -> dict[int, str
     return {key: ", ".join(names) for key, names in marks.items()}
 
 
-def _notes(entries: Sequence[_Entry]) -> list[str]:
-    notes = []
+def _notes(entries: Sequence[Entry]) -> list[str]:
+    results = [
+        (entry, column, result)
+        for entry in entries
+        for column, (result, _) in entry.results.items()
+    ]
+    notes = list(dict.fromkeys(result.chosen.said for *_, result in results if result.chosen.said))
+    notes += _unscored(results)
     unlogged = [entry for entry in entries if not entry.logged]
     if unlogged:
         names = ", ".join(f"{entry.checkpoint} ({entry.arm.name})" for entry in unlogged)
@@ -415,4 +383,25 @@ def _notes(entries: Sequence[_Entry]) -> list[str]:
         )
     if any(table.is_bundled(column) for entry in entries for column in entry.results):
         notes.append("(nano): bundled questions, no benchmark.")
-    return notes
+    return notes + [gap for entry in entries for gap in _gaps(entry)]
+
+
+def _unscored(results: Sequence[tuple[Entry, str, TaskResult]]) -> list[str]:
+    """What has no score per document, and what is better when lower."""
+    notes = []
+    for entry, column, result in results:
+        if result.logged and entry.scores(column) is None:
+            notes.append(f"{unscored(result)}; the error is the harness's, nothing is paired.")
+        if not result.metrics[result.primary].higher_is_better:
+            notes.append(f"{result.task}: lower is better; tax and gain are turned round.")
+    return [note for note in dict.fromkeys(notes) if note]
+
+
+def _gaps(entry: Entry) -> list[str]:
+    """Sentences on what the samples of a row lack."""
+    found = []
+    for column, (result, _) in entry.results.items():
+        samples = entry.scores(column)
+        lacking = [] if samples is None else gaps(result, samples, result.primary)
+        found += [f"{entry.checkpoint}, {entry.arm.name}, {column}: {gap}." for gap in lacking]
+    return found

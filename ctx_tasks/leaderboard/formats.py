@@ -17,7 +17,8 @@ from typing import Any
 from rich.console import Console
 
 from ctx_tasks import tables
-from ctx_tasks.leaderboard.board import SHARES, Board, Cell, Change, Row
+from ctx_tasks.leaderboard.board import Board, Cell, Change, Row
+from ctx_tasks.scores import BESIDE
 from ctx_tasks.tables import Head, Labelled, Table, Value, plain_text, with_error, with_interval
 
 _FIRST = Head("checkpoint, how it is run")
@@ -64,7 +65,7 @@ def changes(board: Board) -> Table:
         Labelled(
             row.arm.name,
             [
-                *(_interval(kind.of(row)) for kind in kinds),
+                *(_interval(change if kind is other else None) for other in kinds),
                 Value(str(change.difference.n)),
                 Value(_empty(change)),
                 Value(_over(change)),
@@ -72,8 +73,8 @@ def changes(board: Board) -> Table:
             group=row.checkpoint,
         )
         for row in board.rows
-        for change in [kind.of(row) for kind in kinds]
-        if change is not None
+        for kind in kinds
+        for change in kind.of(row)
     ]
     return Table(_FIRST, [*heads, Head("mean of", words=True)], entries)
 
@@ -101,7 +102,7 @@ def markdown(board: Board) -> str:
     lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
     for row in board.rows:
         cells = [_markdown_cell(row.cells.get(column)) for column in board.columns]
-        changes = [_change(kind.of(row)) for kind in _changes(board)]
+        changes = ["; ".join(map(_change, kind.of(row))) for kind in _changes(board)]
         lines.append([escape(row.checkpoint), escape(row.arm.name), *cells, *changes])
     notes = "".join(f"\n{escape(note)}" for note in [KEY, *board.notes])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + notes + "\n"
@@ -130,6 +131,10 @@ def as_json(board: Board) -> str:
             "tax": row.tax and dataclasses.asdict(row.tax),
             "unbegun_tax": row.unbegun_tax and dataclasses.asdict(row.unbegun_tax),
             "gain": row.gain and dataclasses.asdict(row.gain),
+            "others": {
+                name: [dataclasses.asdict(change) for change in changes]
+                for name, changes in row.others.items()
+            },
             "files": sorted({str(run.path) for run in row.runs}),
         }
         for row in board.rows
@@ -150,14 +155,20 @@ class _Kind:
 
     name: str
     under: str
-    of: Callable[[Row], Change | None]
+    of: Callable[[Row], list[Change]]
+
+
+def _all(row: Row, name: str, fits: bool = True) -> list[Change]:
+    """A change of the context tasks, then those of the tasks that are not ours."""
+    own: Change | None = getattr(row, name)
+    return [*([own] if own else []), *row.others[name]] if fits else []
 
 
 _KINDS = (
-    _Kind("template tax", "(raw minus chat, begun)", lambda row: row.tax),
-    _Kind("raw minus chat", "(unbegun)", lambda row: row.unbegun_tax),
-    _Kind("gain, begun", "(over chat, prefix)", lambda row: row.gain if row.arm.prefix else None),
-    _Kind("gain, unbegun", "(over chat)", lambda row: None if row.arm.prefix else row.gain),
+    _Kind("template tax", "(raw minus chat, begun)", lambda row: _all(row, "tax")),
+    _Kind("raw minus chat", "(unbegun)", lambda row: _all(row, "unbegun_tax")),
+    _Kind("gain, begun", "(over chat, prefix)", lambda row: _all(row, "gain", row.arm.prefix)),
+    _Kind("gain, unbegun", "(over chat)", lambda row: _all(row, "gain", not row.arm.prefix)),
 )
 
 
@@ -178,9 +189,7 @@ def _over(change: Change) -> str:
     return change.columns[0] if len(change.columns) == 1 else f"{len(change.columns)} tasks"
 
 
-def _change(change: Change | None) -> str:
-    if change is None:
-        return ""
+def _change(change: Change) -> str:
     found = change.difference
     shown = with_interval(found.mean, found.low, found.high)
     empty = "" if math.isnan(sum(change.empty)) else f", empty {_empty(change)}"
@@ -214,7 +223,7 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
     }
     for column in board.columns:
         cell, name = row.cells.get(column), plain_text(column)
-        for part in ("value", "error", "n", *SHARES, "unanswered", "best", "tied"):
+        for part in ("value", "error", "n", *BESIDE, "unanswered", "best", "tied"):
             flat[f"{name} {part}"] = "" if cell is None else getattr(cell, part)
         flat[f"{name} mark"] = "" if cell is None else plain_text(cell.mark)
     for kind in ("tax", "unbegun_tax", "gain"):
@@ -223,7 +232,20 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
             flat[f"{kind} {part}"] = "" if change is None else getattr(change.difference, part)
         empty = ("", "") if change is None else change.empty
         flat.update(zip((f"{kind} empty before", f"{kind} empty after"), empty, strict=True))
+        flat.update(_flat_others(row, board, kind))
     return flat
+
+
+def _flat_others(row: Row, board: Board, kind: str) -> dict[str, Any]:
+    """The changes of tasks that are not ours, under the same names in every row."""
+    changed = {one.columns[0] for other in board.rows for one in other.others[kind]}
+    own = {one.columns[0]: one.difference for one in row.others[kind]}
+    return {
+        f"{plain_text(column)} {kind} {part}": getattr(own.get(column), part, "")
+        for column in board.columns
+        if column in changed
+        for part in ("mean", "error", "low", "high", "n")
+    }
 
 
 def finite(value: Any) -> Any:

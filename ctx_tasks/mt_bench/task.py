@@ -25,11 +25,14 @@ from ctx_tasks import harness, paper
 from ctx_tasks.arm import ARGUMENTS, CHECKPOINT, EXECUTION
 from ctx_tasks.errors import UserError
 from ctx_tasks.prompts import WithoutIndicator
+from ctx_tasks.result_files import files_below, results_of
 
 logger = logging.getLogger(__name__)
 
 _FIRST = "mt_bench_first"
 _INDICATOR = "mt_bench_indicator"
+# A year follows the name: mt_bench_2turn's own files are left out.
+_SAMPLES = "samples_mt_bench_[0-9][0-9][0-9][0-9]-*.jsonl"
 Template = Callable[..., str]
 
 
@@ -140,8 +143,7 @@ def first_samples(given: Any) -> Path:
             f'--log_samples, then give its folder with --metadata \'{{"{_FIRST}": "RESULTS"}}\'.'
         )
     path = Path(given).expanduser()
-    # A year follows the name; mt_bench_2turn's own files are left out.
-    inside = path.rglob("samples_mt_bench_[0-9][0-9][0-9][0-9]-*.jsonl")
+    inside = (file for file in files_below(path) if file.match(_SAMPLES))
     found = [path] if path.is_file() else sorted(inside, key=lambda file: file.name)
     if not found:
         raise UserError(
@@ -178,7 +180,7 @@ def check_same_model(samples: Path, metadata: Mapping[str, Any]) -> None:
     Raises:
         UserError: the results file beside the samples differs, or is not there.
     """
-    results = samples.with_name(samples.name.replace("samples_mt_bench_", "results_", 1)[:-1])
+    results = results_of(samples, "mt_bench")
     try:
         content = json.loads(results.read_text(encoding="utf-8"))
         given = dict(content["config"]["model_args"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctx_tasks.comparison import as_json, compare, flips, one_run
+from ctx_tasks.comparison import as_json, compare, flips, notes, one_run
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import read_runs
 from tests.commands import as_process, ctx_eval
@@ -157,6 +157,21 @@ def test_what_cannot_be_known_is_null(tmp_path):
         runs += read_runs([tmp_path / name])
     [task] = json.loads(as_json(*runs, compare(*runs)))["tasks"]
     assert (task["mean"], task["error"], task["low"], task["clusters"]) == (-1.0, None, None, 1)
+
+
+def test_what_was_not_compared_is_said(tmp_path, pair):
+    """A task of one run alone, a document without a score, a sample file cut at a line's end."""
+    other = [sample(score, i) for i, score in enumerate(BEFORE[:-1])] + [sample(None, 39)]
+    write_run(tmp_path / "c", {"squad_contains": other, "quac_contains": lines([1.0])})
+    file = next((tmp_path / "a").glob("samples_*"))
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:30]))
+    [more] = read_runs([tmp_path / "c"])
+    found = compare(pair[0], more, force=True)
+    assert notes(pair[0], more, found) == [
+        "B alone has quac_contains.",
+        "A: squad_contains: the sample file is cut off, it holds 30 of 40 documents.",
+        "B: squad_contains: 1 of 40 documents have no score.",
+    ]
 
 
 @pytest.mark.parametrize("arguments", [["-o", "out"], ["--format", "csv", "--flips", "1"]])

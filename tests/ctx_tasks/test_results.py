@@ -62,15 +62,21 @@ def test_settings_of_steering_are_no_arm_where_alpha_is_one(tmp_path):
     assert run.arm == Arm(chat=True)
 
 
-def test_a_task_with_a_begun_answer_is_an_arm_of_its_own(tmp_path):
-    path = write_run(tmp_path, {"t": [sample(1.0, 0)], "u": [sample(1.0, 0)]})
-    content = json.loads(path.read_text())
-    content["configs"]["u"]["gen_prefix"] = "The answer is"
-    path.write_text(json.dumps(content))
+def test_a_task_of_ours_with_a_begun_answer_is_an_arm_of_its_own(tmp_path):
+    tasks = ("squad_contains", "squad_contains_prefix")
+    path = write_run(tmp_path, {task: [sample(1.0, 0)] for task in tasks})
     assert {run.arm.name: list(run.tasks) for run in read_runs([path])} == {
-        "raw": ["t"],
-        "raw, prefix": ["u"],
+        "raw": ["squad_contains"],
+        "raw, prefix": ["squad_contains_prefix"],
     }
+
+
+def test_the_response_prefix_of_another_task_is_its_own_and_no_arm(tmp_path):
+    prefix = {"gen_prefix": "The answer is"}
+    path = write_run(tmp_path, {"niah_single_1": [sample(1.0, 0)]}, task_config=prefix)
+    (run,) = read_runs([path])
+    assert run.arm.name == "raw"
+    assert run.tasks["niah_single_1"].settings["response prefix"] == "The answer is"
 
 
 def test_the_newest_file_of_a_task_counts(tmp_path, caplog):

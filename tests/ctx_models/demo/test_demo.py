@@ -21,6 +21,8 @@ from ctx_models.demo import summary as demo_summary
 from ctx_models.demo.run import BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, ENTRIES, RAW, Entry, Row
 from ctx_tasks import columns, harness, tables
 from ctx_tasks.errors import UserError
+from ctx_tasks.results import samples_of
+from ctx_tasks.statistics import estimate_samples
 from tests.commands import ctx_eval
 
 BUNDLED = {name: nano.folder(name) for name in nano.NAMES}
@@ -130,18 +132,20 @@ def test_at_60_characters_columns_move_to_a_second_table(shown: Demo) -> None:
     )
 
 
-def test_the_markdown_has_the_harness_scores_and_errors(shown: Demo) -> None:
+def test_the_markdown_has_the_harness_scores_and_the_leaderboards_errors(shown: Demo) -> None:
     lines = demo_summary.markdown(shown.rows).splitlines()
     assert len(lines) == 2 + len(ENTRIES)
     for line, row in zip(lines[2:], shown.rows, strict=True):
         cells = line.strip("| ").split(" | ")
         assert cells[:2] == [row.entry.checkpoint, row.entry.arm.name]
         for cell, column in zip(cells[2:], COLUMNS, strict=True):
-            reported = row.results["results"].get(row.task(column))
-            score, error = (
-                (reported["score,none"], reported["score_stderr,none"]) if reported else (0, 0)
-            )
-            assert cell == (f"{score:.3f} ± {error:.3f}" if reported else "-")
+            task = row.task(column)
+            if task is None:
+                assert cell == "-"
+                continue
+            score = row.results["results"][task]["score,none"]
+            error = estimate_samples(samples_of(row.samples[task], "score"), "score").error
+            assert cell == f"{score:.3f} ± {error:.3f}"
 
 
 def test_the_sentence_is_one_sentence_with_the_measured_scores(shown: Demo) -> None:
@@ -273,8 +277,8 @@ def test_the_best_steering_is_that_of_begun_answers_and_each_remedy_has_both_gai
             **{"nano_chat_ind_chat_indicator_[IND]": [0.0] * 8},
         )
     )
-    assert "steering by +0.500 ± 0.000 and +0.000 ± 0.000 [unclear] at best (α 0.9 compo" in said
-    assert "[IND] nano-chat-ind's 0.500 and 0.500 by +0.000 ± 0.000 [unclear] and -0.500" in said
+    assert "steering by +0.500 ± 0.000 and +0.000 ± 0.143 [unclear] at best (α 0.9 compo" in said
+    assert "[IND] nano-chat-ind's 0.500 and 0.500 by +0.000 ± 0.143 [unclear] and -0.500" in said
 
 
 def test_questions_on_one_passage_are_one_cluster() -> None:

@@ -230,7 +230,7 @@ def test_a_few_clusters_are_said_to_be_no_sample(tmp_path):
         (["RESULTS", "--baseline", "BROKEN"], "is no baseline"),
         (["RESULTS", "--baseline", "AGAIN", "--margin", "much"], "margin 'much' must be a loss"),
         (["RESULTS", "--baseline", "AGAIN", "--margin", "-1"], "must be a loss"),
-        (["RESULTS", "--baseline", "AGAIN", "--metric", "f1"], "has no metric 'f1'"),
+        (["RESULTS", "--baseline", "AGAIN", "--metric", "f1"], "--metric f1: no task has it"),
         (["RESULTS", "--baseline", "AGAIN", "--margins", "OTHER"], "There is a margin for mmlu"),
     ],
 )

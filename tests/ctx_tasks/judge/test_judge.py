@@ -12,8 +12,8 @@ import pytest
 
 from ctx_tasks.errors import UserError
 from ctx_tasks.judge import table as judge_table
-from ctx_tasks.judge.endpoint import parse_rating
 from ctx_tasks.judge.ratings import Rated, summary
+from ctx_tasks.judge.verdicts import parse_rating
 from ctx_tasks.results import read_runs, read_samples
 from tests.ctx_tasks import mt_bench_data as data
 from tests.ctx_tasks.judge.asking import KEY, ask, by_number, number
@@ -47,6 +47,11 @@ RATINGS = {
     "[[NaN]]": None,
     "The format is [[5]]; I give [[8]].": None,
     "dp[[0]] is wrong. [[8]]": None,
+    "<think>Not [[2]], rather [[7]].</think> [[8]]": 8.0,
+    "Opened in the prompt: [[2]]</think>\n\n[[8]]": 8.0,
+    "<think>First [[2]].</think><think>Then [[3]].</think>[[8]]": 8.0,
+    "<think>Cut off at [[2]]": None,
+    "<think>It is a [[2]].</think> I cannot rate it.": None,
 }
 
 
@@ -76,7 +81,7 @@ def test_the_rating_is_the_mean_over_questions_with_its_error_and_by_category(an
     assert not result.metrics["missing"].higher_is_better
     assert "judge_spread" not in result.metrics
     assert list(read_samples(result).scores["rating"]) == given
-    assert (done.questions, done.missing, done.problem) == (8, 0, "")
+    assert (done.questions, done.missing, done.problems) == (8, 0, "")
 
 
 def test_the_request_is_what_the_protocol_says(answers):

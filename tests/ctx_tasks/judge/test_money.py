@@ -106,6 +106,27 @@ def test_judging_stops_where_the_money_ends(answers):
     assert len(read_lines(answers.parent / "verdicts.jsonl")) == 3
 
 
+def test_replies_that_do_not_say_what_they_cost_are_counted_here(answers):
+    """Each costs about its length in bytes by four: the limit stops them as it stops others."""
+    price = Price(10_000.0, 10_000.0)
+
+    def unsaid(n: int, body: dict[str, Any]) -> Answer:
+        return say("It is so-so. [[5]]", usage=False)
+
+    with serve(unsaid) as server:
+        free = ask(server, answers, max_tokens=7)
+        each = price.cost(free.meter.tokens_in, free.meter.tokens_out) / 8
+        limit = {"max_cost": each * 2.5, "price_in": price.read, "price_out": price.written}
+        with pytest.raises(UserError, match="which reaches max_cost"):
+            ask(server, answers, concurrency=1, **limit)
+    assert len(server.bodies) == 8 + 3
+    asked = sum(len(m["content"].encode()) for b in server.bodies[:8] for m in b["messages"])
+    assert free.meter.tokens_in == pytest.approx(asked / 4, abs=8)
+    assert free.meter.tokens_out == 8 * 5  # 18 bytes each
+    assert "counted here at 4 bytes a token for 8 replies" in free.meter.report()
+    assert read_lines(answers.parent / "verdicts.jsonl")[0]["tokens_out"] == 5
+
+
 def test_the_meter_adds_up():
     meter = Meter(Price(1.0, 2.0), 3.0)
     assert not meter.spent_all

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -76,14 +77,40 @@ def test_a_slow_judge_is_waited_for_and_a_silent_one_is_not(tmp_path):
         done = ask(server, path, timeout=1.5, retries=0)
         assert time.monotonic() - start < silent / 2
     assert done.missing == 1
-    assert done.problem == "no reply within 1.5 s"
+    assert done.problems == "1 × no whole reply within 1.5 s"
+
+
+def test_the_timeout_is_one_for_the_whole_reply(tmp_path):
+    path = data.write_answers(tmp_path / "out", 2, data=data.write_all(tmp_path / "data", 4))
+    drip = 0.05
+    whole = drip * len(say("[[5]]").body)
+    error = replace(fail(400), drip=1.0)
+
+    def script(n: int, body: dict[str, Any]) -> Answer:
+        return say("[[5]]", drip=drip) if number(body) == 0 else error
+
+    with serve(script) as server:
+        start = time.monotonic()
+        done = ask(server, path, timeout=1.0, retries=0)
+        assert time.monotonic() - start < whole / 2
+    assert done.problems == "2 × no whole reply within 1 s"
+
+
+def test_a_reply_that_drips_is_asked_for_again_as_often_as_was_said(tmp_path):
+    path = data.write_answers(tmp_path / "out", 1, data=data.write_all(tmp_path / "data", 4))
+    with serve(once(say("[[5]]", drip=0.5))) as server:
+        assert ask(server, path, timeout=1.0, retries=1).missing == 0
+    assert len(server.bodies) == 2
 
 
 LASTING = {
-    "HTTP 500": (fail(500), "HTTP 500: .*failed with 500.*"),
-    "HTTP 400": (fail(400), "HTTP 400: .*failed with 400.*"),
-    "refusal": (say("I cannot rate this."), r"no single \[\[n\]\] in 'I cannot rate this\.'"),
-    "garbage": (Answer(b"\x00<b>[red]busy"), r"no chat completion: \?<b>\[red\]busy"),
+    "HTTP 500": (fail(500), "2 × HTTP 500, such as .*failed with 500.*"),
+    "HTTP 400": (fail(400), "2 × HTTP 400, such as .*failed with 400.*"),
+    "refusal": (
+        say("I cannot rate this."),
+        r"2 × no single \[\[n\]\], such as 'I cannot rate this\.'",
+    ),
+    "garbage": (Answer(b"\x00<b>[red]busy"), r"2 × no chat completion, such as \?<b>\[red\]busy"),
 }
 
 
@@ -99,7 +126,7 @@ def test_what_lasts_is_missing_and_never_a_score(name, answers):
         asked = len(server.bodies)
         again = ask(server, answers, retries=0)
     assert (done.questions, done.missing) == (8, 2)
-    assert re.fullmatch(why, done.problem)
+    assert re.fullmatch(why, done.problems)
     # Asked again: what is missing alone.
     tries = 1 if name.startswith("HTTP") else 3
     assert asked == 6 + 2 * tries
@@ -124,7 +151,22 @@ def test_without_any_rating_the_result_is_no_number(answers):
     assert result.n == 0
 
 
+def test_every_reason_is_counted(answers):
+    def script(n: int, body: dict[str, Any]) -> Answer:
+        which = number(body)
+        if which == 0:
+            return fail(400)
+        return say("Well.") if which < 4 else say("[[8]]")
+
+    with serve(script) as server:
+        done = ask(server, answers, retries=0, concurrency=1)
+    assert done.missing == 4
+    said = "3 × no single [[n]], such as 'Well.'; 1 × HTTP 400, such as "
+    assert done.problems.startswith(said)
+
+
 HOPELESS = {
+    "nothing paid": (fail(402), "HTTP 402.*the account"),
     "wrong key": (fail(401), "refuses model judge-model .HTTP 401.*OPENAI_API_KEY"),
     "unknown model": (fail(404), "HTTP 404"),
     "no money": (fail(429, "insufficient_quota"), "HTTP 429"),
