@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from lm_eval.api.model import CacheHook
+from tqdm import tqdm
 from transformers import StoppingCriteriaList
 
 from ctx_tasks import harness
@@ -23,6 +24,7 @@ from ctx_tasks.answers import Answer, LogLikelihood, Note
 from ctx_tasks.errors import UserError
 
 from .arm import ArmSettings
+from .batches import in_batches, token_budget
 from .fingerprint import check_cache, checkpoint_fingerprint
 from .generation import check_generation
 from .notes import Ledger, NotedHook
@@ -92,11 +94,45 @@ class CtxLM(SteeredLM):
 
     def _generate(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
         """Answers to requests of the same arguments."""
-        texts = super().generate_until(requests, disable_tqdm) if requests else []
+        if not requests:
+            return []
+        if self.batch_size == "auto" and self.backend == "causal":
+            texts = self._in_batches(requests, disable_tqdm)
+        else:
+            texts = super().generate_until(requests, disable_tqdm)
         return [
             self._ledger.answer(one.args[0], text)
             for one, text in zip(requests, texts, strict=True)
         ]
+
+    def _in_batches(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
+        """HFLM's answers in batches sized by what the prompts need."""
+        room = self._room(requests[0].args[1])
+        lengths = [
+            min(self._length(one.args[0]), room) + self.max_length - room for one in requests
+        ]
+        quiet = disable_tqdm or self.rank != 0
+        with tqdm(
+            total=len(requests), disable=quiet, desc="Running generate_until requests"
+        ) as bar:
+
+            def run(batch: list[Any]) -> list[str]:
+                self.batch_size_per_gpu = len(batch)
+                try:
+                    texts = super(CtxLM, self).generate_until(batch, True)
+                finally:
+                    self.batch_size_per_gpu = "auto"
+                bar.update(len(batch))
+                return texts
+
+            return in_batches(
+                requests,
+                lengths,
+                run,
+                budget=token_budget(self.model, self.device),
+                most=self.max_batch_size,
+                sizes=self.batch_schedule,
+            )
 
     def _left_out(self, requests: Sequence[Any], excess: Callable[[Any], int]) -> dict[int, int]:
         """Requests to leave out as too long, by place, and by how many tokens they are."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from jinja2.exceptions import TemplateError
 from lm_eval.models.huggingface import HFLM
 
@@ -63,6 +64,7 @@ class SteeredLM(HFLM):
     """
 
     think_end_token: str | int | None
+    batch_size_per_gpu: int | str
 
     def __init__(
         self,
@@ -289,7 +291,13 @@ class SteeredLM(HFLM):
         loaded = self.model.config.get_text_config()._attn_implementation
         path = f"{attention.NAME}: {'+'.join(sorted(self._paths))}"
         used = path if self.steering.active else loaded
-        return {**super().get_model_info(), "ctx": {**self.settings(), "attention": used}}
+        executed = {
+            "batch_size": self.batch_size,
+            "processes": self.world_size,
+            "engine": f"transformers {transformers.__version__}",
+        }
+        ours = {**self.settings(), "attention": used, **executed}
+        return {**super().get_model_info(), "ctx": ours}
 
     @property
     def tokenizer_name(self) -> str:

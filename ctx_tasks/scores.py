@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ctx_tasks import answers
+from ctx_tasks.answers import NAMES
 from ctx_tasks.columns import GROUPS, TASKS
 from ctx_tasks.errors import UserError
 
 # The metric that stands for a task, in order of preference; otherwise its first.
 PRIMARY = ("score", "rating", "recall", "contains", "acc")
 # Shares that say how far a score can be trusted: shown beside it, in no place of it unasked.
-BESIDE = ("empty", *answers.NAMES)
+BESIDE = ("empty", *NAMES)
 NOT_MEASURED = -1.0
 _NO_FILTER = "none"
 _MOST_LISTED = 4
@@ -117,9 +117,8 @@ def choose(
             by_filter.setdefault(used, {})[name] = metric
     filters = tuple(by_filter)
     measured = {used: _measured(metrics) for used, metrics in by_filter.items()}
-    # What became of the prompts and answers is known before a judge has given any score.
-    unscored = set(answers.NAMES)
-    measured = {used: found for used, found in measured.items() if not found.keys() <= unscored}
+    # What every run of ours notes of its answers is no score of a task that has none (yet).
+    measured = {used: metrics for used, metrics in measured.items() if metrics.keys() - set(NAMES)}
     if not measured:
         return Chosen({}, _NO_FILTER, filters, "", "")
     used = _filter(task, measured, choice)

@@ -68,6 +68,31 @@ def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     return [name for name in first if first[name] != second.get(name)]
 
 
+# How a run of ours was executed (`config.ctx`); none of it should move a score.
+EXECUTED = ("batch_size", "processes", "engine")
+
+
+def executed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run was executed, by a results file's `config`; empty where that is not known."""
+    ours = config.get("ctx") or {}
+    return {name: ours[name] for name in EXECUTED if name in ours}
+
+
+def executed_apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """A sentence where two runs were executed differently; "" where not, or not known."""
+    apart = [
+        f"{name.replace('_', ' ')} {first[name]}, {second[name]}"
+        for name in first
+        if name in second and first[name] != second[name]
+    ]
+    if not apart:
+        return ""
+    return (
+        f"They were executed differently ({'; '.join(apart)}): in 16-bit that alone changes some "
+        "answers; run both alike, or in float32."
+    )
+
+
 def key(value: Any) -> str:
     """Equal for equal settings."""
     return json.dumps(value, sort_keys=True, default=str)

@@ -79,7 +79,7 @@ def command(
 def _print(first: Run, second: Run, found: list[TaskComparison], flips: int) -> None:
     from itertools import islice
 
-    from ctx_tasks import comparison, tables
+    from ctx_tasks import comparison, settings, tables
 
     console = tables.terminal()
     for letter, run in (("A", first), ("B", second)):
@@ -87,6 +87,10 @@ def _print(first: Run, second: Run, found: list[TaskComparison], flips: int) -> 
     differing = first.arm.differences(second.arm)
     if differing:
         tables.say(f"What is compared (A, B): {'; '.join(differing)}.", console)
+    executed = (settings.executed(run.config) for run in (first, second))
+    apart = settings.executed_apart(*executed)
+    if apart:
+        tables.say(apart, console)
     _show(found, console)
     for note in comparison.notes(first, second, found):
         tables.say(note, console)

@@ -25,6 +25,7 @@ from ctx_tasks.coverage import scored
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import Samples, TaskResult, read_documents, read_runs
 from ctx_tasks.scores import Choice
+from ctx_tasks.settings import executed
 from ctx_tasks.statistics import cluster_numbers
 
 FORMAT = "lm-eval-ctx baseline 2"
@@ -60,13 +61,19 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All tasks of one checkpoint and arm; `notes` name what is not among them, and why."""
+    """All tasks of one checkpoint and arm.
+
+    Attributes:
+        notes: what is not among the tasks, and why.
+        executed: as in `ctx_tasks.settings`.
+    """
 
     checkpoint: str
     arm: Arm
     tasks: dict[str, Measured]
     source: str
     notes: list[str] = dataclasses.field(default_factory=list)
+    executed: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read(path: Path, choice: Choice | None = None) -> list[Measurement]:
@@ -82,7 +89,8 @@ def read(path: Path, choice: Choice | None = None) -> list[Measurement]:
     merged: dict[tuple[str, str, Arm], Measurement] = {}
     for run in read_runs([path], choice):
         key = (run.checkpoint, run.identity, run.arm)
-        found = merged.setdefault(key, Measurement(run.checkpoint, run.arm, {}, str(run.path)))
+        new = Measurement(run.checkpoint, run.arm, {}, str(run.path), [], executed(run.config))
+        found = merged.setdefault(key, new)
         samples, reasons = scored(run)
         for name, of in samples.items():
             found.tasks[name] = _task(run.tasks[name], of)
@@ -103,6 +111,7 @@ def text(measurements: Sequence[Measurement]) -> str:
             {
                 "checkpoint": one.checkpoint,
                 "arm": one.arm.record(),
+                "executed": one.executed,
                 "tasks": {name: _packed(task) for name, task in one.tasks.items()},
             }
             for one in measurements
@@ -167,6 +176,7 @@ def _read_baseline(path: Path) -> list[Measurement]:
                 Arm.of(run["arm"]),
                 {name: _unpacked(task) for name, task in run["tasks"].items()},
                 str(path),
+                executed=run.get("executed", {}),
             )
             for run in content["runs"]
         ]

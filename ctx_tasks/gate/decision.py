@@ -29,7 +29,7 @@ from ctx_tasks.gate.baseline import Measured, Measurement
 from ctx_tasks.gate.loss import LEVEL, Loss, paired_loss
 from ctx_tasks.gate.margin import Margin
 from ctx_tasks.intervals import FEW_CLUSTERS
-from ctx_tasks.settings import told
+from ctx_tasks.settings import executed_apart, told
 from ctx_tasks.statistics import SCALES, has_bounds, holm
 from ctx_tasks.tables import number
 
@@ -137,6 +137,8 @@ def _decision(baseline: Measurement, result: Measurement, tasks: list[TaskVerdic
         for task in tasks
         if task.loss is not None and task.loss.clusters < FEW_CLUSTERS
     ]
+    apart = executed_apart(baseline.executed, result.executed)
+    notes += [apart] if apart else []
     notes += [
         f"{name}: {_shares(found.shares)} in the {where}."
         for where, run in (("baseline", baseline), ("result", result))

@@ -29,13 +29,13 @@ import numpy as np
 
 from ctx_tasks import columns as table
 from ctx_tasks import settings
-from ctx_tasks.answers import CUT, UNFINISHED
 from ctx_tasks.arm import Arm
 from ctx_tasks.coverage import gaps, unscored
 from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard.entries import Entry, read_entries
 from ctx_tasks.leaderboard.meanings import MOST_EMPTY, meanings
 from ctx_tasks.results import Run, Samples, TaskResult
+from ctx_tasks.scores import BESIDE
 from ctx_tasks.statistics import (
     Difference,
     Estimate,
@@ -46,8 +46,6 @@ from ctx_tasks.statistics import (
 )
 
 _INSTEAD = "show them with a mark"
-# Metrics that stand beside a score.
-SHARES = ("empty", CUT, UNFINISHED)
 
 
 @dataclass(frozen=True)
@@ -217,7 +215,7 @@ def _cell(entry: Entry, column: str) -> Cell:
         )
     else:
         found = estimate_samples(samples, result.primary)
-    shares: dict[str, Any] = {name: entry.share(column, name) for name in SHARES}
+    shares: dict[str, Any] = {name: entry.share(column, name) for name in BESIDE}
     return Cell(reported.value, found.error, found.n, found, **shares)
 
 
@@ -226,7 +224,7 @@ def _average(cells: Sequence[Cell]) -> Cell:
     mark = "; ".join(dict.fromkeys(cell.mark for cell in cells if cell.mark))
     mean = float(np.mean([cell.value for cell in cells]))
     shares: dict[str, Any] = {
-        name: float(np.mean([getattr(cell, name) for cell in cells])) for name in SHARES
+        name: float(np.mean([getattr(cell, name) for cell in cells])) for name in BESIDE
     }
     return Cell(mean, error, sum(cell.n for cell in cells), mark=mark, **shares)
 

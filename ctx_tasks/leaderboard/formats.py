@@ -17,7 +17,8 @@ from typing import Any
 from rich.console import Console
 
 from ctx_tasks import tables
-from ctx_tasks.leaderboard.board import SHARES, Board, Cell, Change, Row
+from ctx_tasks.leaderboard.board import Board, Cell, Change, Row
+from ctx_tasks.scores import BESIDE
 from ctx_tasks.tables import Head, Labelled, Table, Value, plain_text, with_error, with_interval
 
 _FIRST = Head("checkpoint, how it is run")
@@ -222,7 +223,7 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
     }
     for column in board.columns:
         cell, name = row.cells.get(column), plain_text(column)
-        for part in ("value", "error", "n", *SHARES, "unanswered", "best", "tied"):
+        for part in ("value", "error", "n", *BESIDE, "unanswered", "best", "tied"):
             flat[f"{name} {part}"] = "" if cell is None else getattr(cell, part)
         flat[f"{name} mark"] = "" if cell is None else plain_text(cell.mark)
     for kind in ("tax", "unbegun_tax", "gain"):

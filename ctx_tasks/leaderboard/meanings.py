@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ctx_tasks import columns as table
 from ctx_tasks.arm import CHAT, RAW
-from ctx_tasks.columns import TASKS
 
 if TYPE_CHECKING:
     from ctx_tasks.leaderboard.board import Row
@@ -40,7 +40,7 @@ def meanings(rows: Sequence[Row]) -> list[str]:
     untaxed = {row.checkpoint for row in rows if row.arm == RAW}
     untaxed &= {row.checkpoint for row in rows if row.arm == CHAT}
     untaxed -= {row.checkpoint for row in rows if row.tax or row.unbegun_tax}
-    untaxed &= {row.checkpoint for row in rows if not TASKS.keys().isdisjoint(_tasks(row))}
+    untaxed &= {row.checkpoint for row in rows if not table.TASKS.keys().isdisjoint(_tasks(row))}
     if untaxed:
         notes.append(
             f"No template tax of {', '.join(sorted(untaxed))}: it is taken between arms whose "

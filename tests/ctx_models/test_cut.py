@@ -26,13 +26,13 @@ TOYS = TaskManager(include_path=str(offline_tasks.FOLDER), include_defaults=Fals
 def evaluate(task: str = SQUAD, /, manager: TaskManager | None = None, **settings: Any) -> dict:
     """Twelve questions to nano-chat in its template; `settings` are model arguments."""
     options = settings.pop("options", {})
+    options = {"batch_size": 4, **options}
     return simple_evaluate(
         model="hf-ctx",
         model_args={"pretrained": "nano-chat", **settings},
         tasks=[task],
         task_manager=manager or harness.task_manager([task], {"questions": 12}),
         device="cpu",
-        batch_size=4,
         bootstrap_iters=0,
         apply_chat_template=True,
         **options,
