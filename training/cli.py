@@ -59,6 +59,9 @@ def prepare(
     refusal_patterns: Annotated[
         Path | None, typer.Option(help="Your own pattern file; ours is training/refusals.txt.")
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="How many read and count tokens; default: all cores.")
+    ] = None,
     split_name: Annotated[str, typer.Option(help="Split of a hub dataset.")] = "train",
     data_file: Annotated[str | None, typer.Option(help="One file of a hub dataset.")] = None,
     orphans: Annotated[
@@ -94,8 +97,9 @@ def prepare(
 ) -> None:
     """Clean raw chats into a dataset of messages.
 
-    Reads ShareGPT, UltraChat, WizardLM and plain messages as jsonl, json or parquet. Every
-    conversation is accounted for as kept, changed or dropped, with the reason.
+    Reads ShareGPT, UltraChat, WizardLM, Alpaca, Dolly, OpenAssistant's trees and plain messages
+    as jsonl, json or parquet, also packed (.gz, .zst). Every conversation is accounted for as
+    kept, changed or dropped, with the reason, and no row without a reason.
 
     \b
     Example:
@@ -127,6 +131,7 @@ def prepare(
         split=split_name,
         data_file=data_file,
         report=report,
+        processes=processes,
     )
     typer.echo(preparation.summary(account))
     typer.echo(f"Wrote {output}")
