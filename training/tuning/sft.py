@@ -28,7 +28,7 @@ from ctx_tasks.files import move_into, write_text
 from training import files
 from training.tuning import continuation, packing, vocabulary
 from training.tuning.card import card
-from training.tuning.dataset import summary, tokenised
+from training.tuning.dataset import summary, tokenised, trained
 from training.tuning.recipe import RECIPES, Recipe, load
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def load_model(recipe: Recipe) -> Any:
 
 def _prepare(
     recipe: Recipe, tokenizer: Any, arguments: SFTConfig
-) -> tuple[Dataset, dict[str, int]]:
+) -> tuple[Dataset, dict[str, Any]]:
     """The tokenised data (the first process does it, the others read its cache) and its counts.
 
     Raises:
@@ -186,11 +186,22 @@ def _prepare(
             indicator=recipe.indicator,
             assistant_only=recipe.training.get("assistant_only_loss", False),
             processes=arguments.dataset_num_proc,
+            limit=arguments.max_length,
+            keep_end=arguments.truncation_mode == "keep_end",
         )
-    counts = summary(dataset, arguments.max_length)
+        kept = trained(dataset)
+    counts = summary(dataset)
     if arguments.should_log:
-        print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()))
-    return dataset.select_columns(["input_ids", "labels"]), counts
+        print(
+            f"Trained on: {_listed(counts)}, {counts['cut']} cut at {arguments.max_length} tokens"
+        )
+        print(f"The data:   {_listed(counts['read'])}")
+    return kept, counts
+
+
+def _listed(counts: dict[str, Any]) -> str:
+    names = ("conversations", "tokens", "tokens_in_loss", "turns_with_indicator")
+    return ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in names)
 
 
 def build_trainer(
