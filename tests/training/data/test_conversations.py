@@ -141,6 +141,7 @@ def test_refusals_are_recognised(response: str) -> None:
         "Yes. " * 100 + "As an AI language model, I cannot.",
         "You can't use a list as a key; use a tuple.",
         "Artificial intelligence is a field of computer science.",
+        "作为一个人工智能助手，我很高兴为您解答。没有问题。",
     ],
 )
 def test_answers_are_not_taken_for_refusals(response: str) -> None:
