@@ -257,6 +257,53 @@ def test_data_without_a_token_in_the_loss_is_a_sentence(setting):
         sft.run(file, ["training.max_length=100"])
 
 
+def logged(folder):
+    """The trainer's log of a run, from its last checkpoint."""
+    state = folder / "run" / "checkpoint-4" / "trainer_state.json"
+    return json.loads(state.read_text(encoding="utf-8"))["log_history"]
+
+
+EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 4}
+
+
+def test_a_share_is_held_out_and_evaluated_while_tuning(setting):
+    folder, base, data = setting
+    file = tuning.recipe(folder, base, data, training=EVALUATED)
+    counts = sft.run(file, ["data.eval_share=0.25"])
+    assert (counts["conversations"], counts["evaluated"]) == (9, 3)
+    steps = [entry["step"] for entry in logged(folder) if "eval_loss" in entry]
+    assert steps == [2, 4]
+
+
+def test_context_tasks_are_asked_at_each_evaluation_and_change_nothing(setting):
+    folder, base, data = setting
+    lora = {**tuning.LORA, "lora_dropout": 0.1}
+    file = tuning.recipe(folder, base, data, lora=lora, training=EVALUATED)
+    held_out = f"data.eval_path={data}"
+    sft.run(file, [held_out, f"training.output_dir={folder / 'plain'}"])
+    sft.run(file, [held_out, "evaluation.tasks=[nano_squad_contains]", "evaluation.limit=2"])
+    asked = [entry for entry in logged(folder) if "eval_nano_squad_contains_contains" in entry]
+    assert [entry["step"] for entry in asked] == [2, 4]
+    ends = [load_file(folder / run / "adapter_model.safetensors") for run in ("plain", "run")]
+    assert all(torch.equal(ends[1][key], tensor) for key, tensor in ends[0].items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.eval_share=0.1"], "`training.eval_strategy` is missing"),
+        (["training.eval_strategy=epoch"], "needs `data.eval_path` or `data.eval_share`"),
+        (["data.eval_share=1.5", "training.eval_strategy=epoch"], "eval_share` is 1.5, expected"),
+        (["data.eval_share=0.1", "data.eval_path=x"], "both given"),
+        (["evaluation.limit=3"], "`evaluation.tasks` is missing"),
+        (["data.eval_share=0.01", "training.eval_strategy=epoch"], "leaves one side empty"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told(setting, overrides, message):
+    with pytest.raises(UserError, match=message):
+        sft.run(tuning.recipe(*setting), overrides)
+
+
 def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(setting):
     folder, base, data = setting
     file = tuning.recipe(folder, base, data)
