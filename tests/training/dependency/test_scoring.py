@@ -345,10 +345,11 @@ def test_a_part_that_is_being_written_is_not_taken(tmp_path):
     parts = Parts(tmp_path / "scored.jsonl")
     parts.claim({"layer": 1})
     with parts.writer(0) as part, Parts(tmp_path / "scored.jsonl").writer(1):
-        part.add({"rows": [1]})
+        batch = {"rows": [1], "scores": [[[0.5]]], "fates": {"scored": 1}}
+        part.add(batch)
         with (
             pytest.raises(UserError, match="Another process is writing"),
             Parts(tmp_path / "scored.jsonl").writer(0),
         ):
             pytest.fail("two writers")
-    assert list(parts.read()) == [{"rows": [1]}]
+    assert list(parts.read()) == [batch]
