@@ -24,7 +24,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ctx_models import nano
 from ctx_tasks.errors import UserError
-from ctx_tasks.files import move_into, write_text
+from ctx_tasks.files import move_into, write_text, writing_into
 from training import files
 from training.tuning import continuation, evaluation, packing, vocabulary
 from training.tuning.card import card
@@ -73,8 +73,9 @@ def run(
     trainer = build_trainer(recipe, load_model(recipe), tokenizer, tokens, dataset, held_out)
     if recipe.evaluation:
         evaluation.add_context_tasks(trainer, recipe)
-    trainer.train(resume_from_checkpoint=continuation.last_checkpoint(output))
-    return _finish(trainer, recipe, counts)
+    with writing_into(output):
+        trainer.train(resume_from_checkpoint=continuation.last_checkpoint(output))
+        return _finish(trainer, recipe, counts)
 
 
 def training_arguments(recipe: Recipe) -> SFTConfig:
