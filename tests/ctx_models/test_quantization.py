@@ -20,13 +20,14 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.results import read_runs
 from tests import tiny
 
+# bitsandbytes has the other kind of 4 bits, the default, on a CPU in its latest releases only.
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 KINDS = {
-    "4 bits": ({"load_in_4bit": True}, Linear4bit),
+    "4 bits": (NF4, Linear4bit),
     "8 bits": ({"load_in_8bit": True}, Linear8bitLt),
     "as QLoRA": (
         {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": "nf4",
+            **NF4,
             "bnb_4bit_use_double_quant": True,
             "bnb_4bit_compute_dtype": "bfloat16",
         },
@@ -69,16 +70,14 @@ def test_an_adapter_runs_on_four_bit_weights(tmp_path):
     torch.manual_seed(0)
     lora = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
     get_peft_model(model, lora).save_pretrained(adapter)
-    arguments: dict[str, Any] = {"device": "cpu", "alpha": 0.5, "load_in_4bit": True}
+    arguments: dict[str, Any] = {"device": "cpu", "alpha": 0.5, **NF4}
     tuned = CtxLM(str(base), peft=str(adapter), **arguments)
     assert likelihood(tuned) != likelihood(CtxLM(str(base), **arguments))
 
 
 def test_a_sweep_runs_a_quantized_checkpoint_in_every_arm(tmp_path):
     plan = {
-        "checkpoints": [
-            {"name": "four", "model_args": {"pretrained": "nano-chat", "load_in_4bit": True}}
-        ],
+        "checkpoints": [{"name": "four", "model_args": {"pretrained": "nano-chat", **NF4}}],
         "arms": ["chat", {"alpha": 0.5}],
         "tasks": ["nano_squad_contains"],
         "metadata": {"questions": 2},
@@ -90,7 +89,10 @@ def test_a_sweep_runs_a_quantized_checkpoint_in_every_arm(tmp_path):
     runs = read_runs([tmp_path / "out"])
     assert [one.arm.name for one in runs] == ["chat", "chat, α 0.5 constant"]
     for one in runs:
-        assert one.config["ctx"]["quantization"] == {"load_in_4bit": "True"}
+        assert one.config["ctx"]["quantization"] == {
+            "load_in_4bit": "True",
+            "bnb_4bit_quant_type": "nf4",
+        }
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
