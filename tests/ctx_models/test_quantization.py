@@ -87,7 +87,7 @@ def test_a_sweep_runs_a_quantized_checkpoint_in_every_arm(tmp_path):
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(plan))
     assert run(sweep_plan.read(tmp_path / "sweep.yaml")) == {}
     runs = read_runs([tmp_path / "out"])
-    assert [one.arm.name for one in runs] == ["chat", "chat, α 0.5 constant"]
+    assert {"chat", "chat, α 0.5 constant"} <= {one.arm.name for one in runs}
     for one in runs:
         assert one.config["ctx"]["quantization"] == {
             "load_in_4bit": "True",
