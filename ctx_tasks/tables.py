@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import IO
@@ -110,6 +110,22 @@ def score(
         return Value("-")
     shown = "" if math.isnan(error) else f"±{error:.{digits}f}".replace("±0.", "±.")
     return Value(number(value, digits), shown, flags, style)
+
+
+def sizes(found: Iterable[tuple[int, int]]) -> str:
+    """Documents and independent clusters of scores, "n = 40 in 8"; "n = 40" where each is its own.
+
+    Scores that differ in either are told by the fewest and the most, "n = 36-40 in 8-36".
+    """
+    pairs = list(found)
+    documents, clusters = (_span(column) for column in zip(*pairs, strict=True))
+    each = all(n == groups for n, groups in pairs)
+    return f"n = {documents}" if each else f"n = {documents} in {clusters}"
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low}-{high}"
 
 
 def change(mean: float, low: float, high: float, digits: int = 3) -> Value:

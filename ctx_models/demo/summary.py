@@ -27,19 +27,20 @@ from ctx_models.demo.run import (
     Entry,
     Row,
 )
-from ctx_tasks.results import samples_of
+from ctx_tasks.results import Samples, samples_of
 from ctx_tasks.statistics import (
     Difference,
+    Estimate,
     estimate_samples,
     mean_difference,
     paired_difference,
 )
-from ctx_tasks.tables import Head, Labelled, Table, score, with_error
+from ctx_tasks.tables import Head, Labelled, Table, score, sizes, with_error
 
 
 def table(rows: Sequence[Row]) -> Table:
     """Scores ± standard errors over clusters, n in the heads, in 80 characters."""
-    heads = [Head(column, (f"n = {_count(rows[0], column)}",)) for column in COLUMNS]
+    heads = [Head(column, (_sizes(rows, column),)) for column in COLUMNS]
     entries = [
         Labelled(
             row.entry.arm.name,
@@ -54,7 +55,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table as Markdown."""
-    heads = [f"{column} (n = {_count(rows[0], column)})" for column in COLUMNS]
+    heads = [f"{column} ({_sizes(rows, column)})" for column in COLUMNS]
     lines = [["model", "how it is run", *heads], ["---"] * 2 + ["---:"] * len(heads)]
     for row in rows:
         cells = [with_error(*_score(row, column)) for column in COLUMNS]
@@ -97,7 +98,7 @@ def _paired(row: Row, other: Row, column: str) -> Difference:
     task = _task(row, column)
     # A begun answer is compared with a begun one alone.
     assert task == other.task(column)
-    before, after = (samples_of(one.samples[task], "score") for one in (other, row))
+    before, after = (_samples(one, task) for one in (other, row))
     assert set(before.doc_hashes) == set(after.doc_hashes)
     return paired_difference(before, after, "score")
 
@@ -143,14 +144,21 @@ def _reported(row: Row, task: str) -> Mapping[str, Any]:
     return found
 
 
-def _count(row: Row, column: str) -> int:
-    return int(row.results["n-samples"][_task(row, column)]["effective"])
+def _sizes(rows: Sequence[Row], column: str) -> str:
+    found = [_estimate(row, column) for row in rows]
+    return sizes((one.n, one.clusters) for one in found if one is not None)
 
 
 def _score(row: Row, column: str) -> tuple[float, float]:
     """Score and standard error; NaN where the arm has no such task."""
+    found = _estimate(row, column)
+    return (math.nan, math.nan) if found is None else (found.mean, found.error)
+
+
+def _estimate(row: Row, column: str) -> Estimate | None:
     task = row.task(column)
-    if task is None:
-        return math.nan, math.nan
-    found = estimate_samples(samples_of(row.samples[task], "score"), "score")
-    return _reported(row, task)["score,none"], found.error
+    return None if task is None else estimate_samples(_samples(row, task), "score")
+
+
+def _samples(row: Row, task: str) -> Samples:
+    return samples_of(row.samples[task], "score")

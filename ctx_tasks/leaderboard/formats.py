@@ -22,7 +22,10 @@ from ctx_tasks.scores import BESIDE
 from ctx_tasks.tables import Head, Labelled, Table, Value, plain_text, with_error, with_interval
 
 _FIRST = Head("checkpoint, how it is run")
-KEY = "Bold: best of its column; ~: tied with it (95 %); [..]: 95 % interval, paired."
+KEY = (
+    "Bold: best of its column; ~: tied with it (95 %); [..]: 95 % interval, paired; n = 40 in 8: "
+    "40 documents in 8 independent clusters (passages, needles)."
+)
 
 
 def show(board: Board, console: Console | None = None) -> None:
@@ -44,7 +47,7 @@ def plain(board: Board) -> str:
 
 def table(board: Board) -> Table:
     """Scores ± standard errors, two digits, the checkpoint above its arms."""
-    heads = [_head(column) for column in board.columns]
+    heads = [_head(column, _sizes(board, column)) for column in board.columns]
     entries = [
         Labelled(
             row.arm.name,
@@ -79,10 +82,17 @@ def changes(board: Board) -> Table:
     return Table(_FIRST, [*heads, Head("mean of", words=True)], entries)
 
 
-def _head(column: str) -> Head:
-    """The kind of a benchmark, "(nano)", stands under it."""
+def _head(column: str, size: str) -> Head:
+    """The kind of a benchmark, "(nano)", stands under it, and how many documents it has."""
     name, *kind = column.split(" (")
-    return Head(name, tuple(f"({part}" for part in kind))
+    return Head(name, (*(f"({part}" for part in kind), *([size] if size else [])))
+
+
+def _sizes(board: Board, column: str) -> str:
+    """Documents and clusters of a column's scores; "" for an average."""
+    cells = [row.cells[column] for row in board.rows if column in row.cells]
+    found = [cell.estimate for cell in cells if cell.estimate is not None]
+    return tables.sizes((one.n, one.clusters) for one in found) if found else ""
 
 
 def _value(cell: Cell | None) -> Value:
@@ -96,7 +106,10 @@ def _value(cell: Cell | None) -> Value:
 
 def markdown(board: Board) -> str:
     """A table for a README or a pull request."""
-    columns = [escape(column) for column in board.columns]
+    columns = [
+        " ".join([escape(column), *filter(None, [_sizes(board, column)])])
+        for column in board.columns
+    ]
     heads = ["checkpoint", "how it is run", *columns]
     heads += [f"{kind.name} {kind.under}" for kind in _changes(board)]
     lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
@@ -225,6 +238,8 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
         cell, name = row.cells.get(column), plain_text(column)
         for part in ("value", "error", "n", *BESIDE, "unanswered", "best", "tied"):
             flat[f"{name} {part}"] = "" if cell is None else getattr(cell, part)
+        estimate = None if cell is None else cell.estimate
+        flat[f"{name} clusters"] = "" if estimate is None else estimate.clusters
         flat[f"{name} mark"] = "" if cell is None else plain_text(cell.mark)
     for kind in ("tax", "unbegun_tax", "gain"):
         change: Change | None = getattr(row, kind)
