@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ctx_tasks.answers import NAMES
 from ctx_tasks.arm import Arm, identity
 from ctx_tasks.checkpoint_names import short_names
 from ctx_tasks.columns import GROUPS, TASKS
@@ -393,7 +394,12 @@ def _pooled(result: TaskResult) -> Samples:
 
 
 def _per_document(result: TaskResult, name: str, scores: np.ndarray) -> np.ndarray:
-    """The scores, NaN where their mean is not what was reported; a file cut off is let be."""
+    """The scores, NaN where their mean is not what was reported; a file cut off is let be.
+
+    What answers remember (`ctx_tasks.answers`) is reported as a share, no mean.
+    """
+    if name in NAMES:
+        return scores
     reported, known = result.metrics[name].value, scores[~np.isnan(scores)]
     if not len(known) or math.isnan(reported) or len(scores) < result.n:
         return scores
