@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ctx_tasks import harness
+from ctx_tasks.files import write_text
 
 NAME = "log.txt"
 # Of an `accelerate launch`: all processes evaluate together, the first speaks and writes.
@@ -93,7 +94,7 @@ def cell_log(folder: Path, say: Say, before: str = "") -> Iterator[Path]:
 def keep(path: Path, folder: Path) -> None:
     """Move a log into the folder of the evaluation that it is about."""
     folder.mkdir(parents=True, exist_ok=True)
-    os.replace(path, folder / NAME)
+    write_text(folder / NAME, path.read_text(encoding="utf-8", errors="replace"))
 
 
 @contextmanager

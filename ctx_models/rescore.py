@@ -23,6 +23,7 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from ctx_tasks import harness
+from ctx_tasks.answers import CUT, UNFINISHED, Answer, LogLikelihood, Note
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import require_writable, write_text
 from ctx_tasks.results import Run, TaskResult, read_documents
@@ -43,12 +44,13 @@ class Rescored:
 
 
 class Recorded(LM):
-    """Gives each request the response that a sample file has for it."""
+    """Gives each request the response that a sample file has for it, with what became of it."""
 
     def __init__(self, lines: dict[str, list[dict[str, Any]]]) -> None:
         super().__init__()
         self.lines = lines
         self.given: Counter[tuple[str, int, int]] = Counter()
+        harness.watch_answers()
 
     def generate_until(self, requests: list[Instance], *_: Any, **__: Any) -> list[Any]:
         """The saved text of each request, repeats in their order."""
@@ -56,7 +58,8 @@ class Recorded(LM):
 
     def loglikelihood(self, requests: list[Instance], *_: Any, **__: Any) -> list[Any]:
         """The saved log-likelihood of each request and whether it is greedy."""
-        return [tuple(self._response(request)) for request in requests]
+        responses = [self._response(request) for request in requests]
+        return [one if isinstance(one, LogLikelihood) else tuple(one) for one in responses]
 
     def loglikelihood_rolling(self, requests: list[Instance], *_: Any, **__: Any) -> list[Any]:
         """The saved log-likelihood of each text."""
@@ -67,11 +70,21 @@ class Recorded(LM):
         repeat = self.given[key]
         self.given[key] += 1
         try:
-            return self.lines[key[0]][key[1]]["resps"][request.idx][repeat]
+            line = self.lines[key[0]][key[1]]
+            response = line["resps"][request.idx][repeat]
+            return _noted(response, line, repeat) if CUT in line else response
         except (KeyError, IndexError, TypeError) as error:
             raise UserError(
                 f"The samples of {key[0]} have no response for document {key[1]}; run it again."
             ) from error
+
+
+def _noted(response: Any, line: dict[str, Any], repeat: int) -> Answer | LogLikelihood:
+    """A saved response of one of our models, and its share of what the line says of all."""
+    if isinstance(response, list):
+        return LogLikelihood.of(response, Note(int(line[CUT])))
+    unfinished = round(line[UNFINISHED] * len(line["resps"][0]))
+    return Answer.of(response, Note(int(line[CUT]), repeat < unfinished))
 
 
 def rescore(run: Run) -> list[Rescored]:

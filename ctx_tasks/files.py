@@ -104,6 +104,13 @@ def move_into(folder: Path, staged: Path) -> None:
         raise cannot_write(folder, error) from error
 
 
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """`UserError` for whatever keeps a library from writing files below `folder` in the body."""
+    with _sentence(folder, folder):
+        yield
+
+
 def require_writable(path: str | Path) -> None:
     """Raise `UserError` unless a file `path` could be made now; leaves nothing behind.
 

@@ -134,7 +134,12 @@ def read(path: Path, settings: Mapping[str, Any] | None = None) -> Iterator[Line
         yield found
 
 
-def refuse_other(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+def refuse_other(
+    path: Path,
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    run: str = "an unfinished run",
+) -> None:
     """Raise `UserError` if settings kept in `path` are not ours, with what differs."""
     ours = json.loads(json.dumps(ours))
     differing = [
@@ -144,8 +149,8 @@ def refuse_other(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any])
     ]
     if differing:
         raise UserError(
-            f"{path} belongs to an unfinished run with other settings: {'; '.join(differing)}; run "
-            "again with those to finish it, or delete it."
+            f"{path} belongs to {run} with other settings: {'; '.join(differing)}; run again with "
+            "those, name another output, or delete it."
         )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ctx_tasks.answers import NAMES
+from ctx_tasks import answers
 from ctx_tasks.arm import Arm, identity
 from ctx_tasks.checkpoint_names import short_names
 from ctx_tasks.columns import GROUPS, TASKS
@@ -396,9 +396,9 @@ def _pooled(result: TaskResult) -> Samples:
 def _per_document(result: TaskResult, name: str, scores: np.ndarray) -> np.ndarray:
     """The scores, NaN where their mean is not what was reported; a file cut off is let be.
 
-    What answers remember (`ctx_tasks.answers`) is reported as a share, no mean.
+    Counts of a document (tokens cut) are reported as the share of documents that have any.
     """
-    if name in NAMES:
+    if name in answers.NAMES:
         return scores
     reported, known = result.metrics[name].value, scores[~np.isnan(scores)]
     if not len(known) or math.isnan(reported) or len(scores) < result.n:

@@ -1,20 +1,24 @@
 """Rows in: JSON lines, JSON documents and parquet, as a stream of dictionaries.
 
-What is read: JSON lines, a JSON array, one JSON object, and parquet; told apart by their content,
-so a name's suffix does not matter. All but the one object are streamed, so memory does not grow
-with the file: an array comes through `ijson`, parquet in batches. Nothing is executed or unpickled.
+What is read: JSON lines, a JSON array, JSON objects over several lines, and parquet, and of the
+JSON what gzip or zstd packed; told apart by their content, so a name's suffix does not matter. All
+are streamed, so memory does not grow with the file: an array and objects over several lines come
+through `ijson`, parquet in batches. Nothing is executed or unpickled.
 Lone surrogates (half an emoji, common in scraped chats) become `?`, so that every text can be
 written as UTF-8 again.
 
 A source is a local file, a folder of files, an http(s) URL (benchmarks) or a dataset of the hub
-(training). Not read: compressed files; unpack them first.
+(training).
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -28,6 +32,8 @@ from ctx_tasks.errors import UserError
 Row = dict[str, Any]
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+_PACKED = (".gz", ".zst")
+_GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 META_SUFFIX = ".meta.json"
 _LINES = (".jsonl", ".ndjson")
 _PARQUET_MAGIC = b"PAR1"
@@ -82,7 +88,8 @@ def read_rows(path: str | Path) -> Iterator[Row]:
 def local_files(path: str | Path, option: str = "source") -> list[Path]:
     """The data files of `path`: itself, or those in the folder and below, sorted by name.
 
-    In a folder, a data file has one of `SUFFIXES`; hidden files and `*.meta.json` are left out.
+    In a folder, a data file has one of `SUFFIXES`, perhaps followed by `.gz` or `.zst`; hidden
+    files and `*.meta.json` are left out.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -100,7 +107,13 @@ def local_files(path: str | Path, option: str = "source") -> list[Path]:
 
 def _is_data(path: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix in SUFFIXES and not path.name.endswith(META_SUFFIX) and not hidden
+    name = _unpacked(path.name)
+    return name.endswith(SUFFIXES) and not name.endswith(META_SUFFIX) and not hidden
+
+
+def _unpacked(name: str) -> str:
+    """A file's name without what packed it."""
+    return next((name.removesuffix(end) for end in _PACKED if name.endswith(end)), name)
 
 
 def _is_url(name: str) -> bool:
@@ -160,34 +173,50 @@ def _unreachable(name: str, error: Exception) -> UserError:
 def read_file(path: Path, name: str) -> Iterator[Record]:
     """Yield the records of one local file; `name` is what messages call it."""
     try:
-        with path.open("rb") as file:
-            if file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
+        with path.open("rb") as raw:
+            if raw.peek(len(_PARQUET_MAGIC)).startswith(_PARQUET_MAGIC):
                 yield from _read_parquet(path, name)
                 return
-            start, first = _first_character(file)
-            file.seek(start)
-            yield from _read_array(file, name) if first == b"[" else _read_objects(file, name)
+            with _unpacking(raw) as file:
+                blank, first = _first_character(file)
+                read = _read_array if first == b"[" else _read_objects
+                yield from read(_CountedLines(file, blank), name)
     except (UnicodeDecodeError, pa.ArrowException) as error:
         raise UserError(
             f"{name} is neither UTF-8 JSON nor parquet ({error}); unpack or convert it first."
         ) from error
-    except OSError as error:
+    except RecursionError as error:
+        raise UserError(f"{name} nests lists or objects too deeply; correct the file.") from error
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{name} cannot be read ({error}); check the file.") from error
 
 
-def _first_character(file: IO[bytes]) -> tuple[int, bytes]:
-    """Where the text begins, behind a byte order mark, and its first character but white space."""
-    file.seek(0)
-    start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
-    file.seek(start)
-    while (character := file.read(1)).isspace():
-        pass
-    return start, character
+def _unpacking(raw: io.BufferedReader) -> io.BufferedReader:
+    """What `raw` holds, unpacked if need be."""
+    head = raw.peek(len(_ZSTD_MAGIC))
+    if head.startswith(_GZIP_MAGIC):
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw))
+    if head.startswith(_ZSTD_MAGIC):
+        return io.BufferedReader(pa.CompressedInputStream(raw, "zstd"))
+    return raw
+
+
+def _first_character(file: io.BufferedReader) -> tuple[int, bytes]:
+    """How many lines are blank before the first character but white space, and that character.
+
+    It is still to be read; a byte order mark is behind us.
+    """
+    if file.peek(len(_BOM)).startswith(_BOM):
+        file.read(len(_BOM))
+    blank = 0
+    while (first := file.peek(1)[:1]).isspace():
+        blank += file.read(1) == b"\n"
+    return blank, first
 
 
 def _read_parquet(path: Path, name: str) -> Iterator[Record]:
     row = 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(batch_size=_BATCH):
             for value in batch.to_pylist():
                 row += 1
@@ -197,25 +226,41 @@ def _read_parquet(path: Path, name: str) -> Iterator[Record]:
 class _CountedLines:
     """A file that is read a line, or a part of a long one, at a time; `number` is the last's."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], number: int = 0) -> None:
         self._file = file
         self._ended = True
-        self.number = 0
+        self._back = b""
+        self.number = number
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1) -> bytes:
         """As `ijson` calls it."""
+        if self._back:
+            line, self._back = self._back[:size], self._back[size:]
+            return line
         line = self._file.readline(size)
         if line:
             self.number += self._ended
             self._ended = line.endswith(b"\n")
         return line
 
+    def put_back(self, line: bytes) -> None:
+        """Have `line`, the last that was read, read again."""
+        self._back = line
 
-def _read_array(file: IO[bytes], name: str) -> Iterator[Record]:
-    lines = _CountedLines(file)
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        while line := self.read():
+            yield self.number, line
+
+
+def _read_array(lines: _CountedLines, name: str) -> Iterator[Record]:
+    for index, value in enumerate(_streamed(lines, name, "item"), start=1):
+        yield _record(value, f"{name}, item {index}")
+
+
+def _streamed(lines: _CountedLines, name: str, prefix: str) -> Iterator[Any]:
+    """The values at `prefix` of a JSON text, or with "" the values of several in a row."""
     try:
-        for index, value in enumerate(ijson.items(lines, "item", use_float=True), start=1):
-            yield _record(value, f"{name}, item {index}")
+        yield from ijson.items(lines, prefix, use_float=True, multiple_values=not prefix)
     except ijson.JSONError as error:
         reason = str(error).strip().split("\n")[0][:120]
         raise UserError(
@@ -224,22 +269,23 @@ def _read_array(file: IO[bytes], name: str) -> Iterator[Record]:
         ) from error
 
 
-def _read_objects(file: IO[bytes], name: str) -> Iterator[Record]:
-    """An object a line; or one object over several lines, such as a release of SQuAD."""
-    start = file.tell()
-    lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-    first = next(lines, None)
+def _read_objects(lines: _CountedLines, name: str) -> Iterator[Record]:
+    """An object a line; or objects over several lines, such as a release of SQuAD."""
+    filled = ((number, line) for number, line in lines if line.strip())
+    first = next(filled, None)
     if first is None:
         return
-    if not _is_json(first[1]) and not name.endswith(_LINES):
-        file.seek(start)
-        yield _record(_parse(file.read(), name, 1), name)
+    by_lines = _unpacked(name).endswith(_LINES) or not first[1].startswith(b"{")
+    if not by_lines and not _is_json(first[1]):
+        lines.put_back(first[1])
+        for index, value in enumerate(_streamed(lines, name, ""), start=1):
+            yield _record(value, name if index == 1 else f"{name}, object {index}")
         return
-    second = next(lines, None)
+    second = next(filled, None)
     if second is None:
         yield _record(_parse(first[1], name, first[0]), name)
         return
-    for number, line in itertools.chain([first, second], lines):
+    for number, line in itertools.chain([first, second], filled):
         yield _record(_parse(line, name, number), f"{name}, line {number}")
 
 
@@ -260,6 +306,12 @@ def _parse(text: bytes, name: str, first_line: int) -> Any:
         step = "convert it to JSON, JSON lines or parquet" if other else "correct or remove it"
         raise UserError(
             f"{name}, line {line} is not valid JSON ({error.msg}, column {error.colno}); {step}."
+        ) from error
+    except UnicodeDecodeError as error:
+        byte, column = text[error.start], error.start + 1
+        raise UserError(
+            f"{name}, line {first_line} is not UTF-8 (byte {byte:#x}, column {column}); correct "
+            "that line, or convert the file."
         ) from error
 
 

@@ -41,7 +41,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from ctx_models.spans import Segment
 from ctx_tasks.rows import read_rows
-from training.data.cleaning import to_conversation
+from training.data.formats import to_conversation
 from training.dependency.equation import Encoded, Scores, default_layer, encode, score_batch
 from training.dependency.run import bucketed
 

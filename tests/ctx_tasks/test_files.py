@@ -23,7 +23,14 @@ import ctx_tasks
 import training
 from ctx_tasks import files
 from ctx_tasks.errors import UserError
-from ctx_tasks.files import move_into, require_writable, whole_file, whole_folder, write_text
+from ctx_tasks.files import (
+    move_into,
+    require_writable,
+    whole_file,
+    whole_folder,
+    write_text,
+    writing_into,
+)
 from ctx_tasks.row_writer import write_rows
 
 
@@ -363,6 +370,14 @@ def test_a_full_disk_is_told_before_the_work(small_disk: Path) -> None:
         require_writable(small_disk / "x")
     filler.unlink()
     assert unchanged(small_disk)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_where_a_library_writes(small_disk: Path) -> None:
+    run = small_disk / "run"
+    run.mkdir()
+    with pytest.raises(UserError, match="run cannot be written .*No space left"), writing_into(run):
+        save_file({"x": torch.rand(100_000)}, run / "model.safetensors")
 
 
 # One home.

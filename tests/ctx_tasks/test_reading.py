@@ -217,7 +217,7 @@ BAD_FILES = [
     (b"\n \n", "holds no SQuAD question"),
     (b'{"id": 1}\n{"id": \n', "a.jsonl, line 1 has no 'context'"),
     (b"not json\n", "a.jsonl, line 1 is not valid JSON"),
-    (b"\x1f\x8b\x08\x00\xff", "a.jsonl is neither UTF-8 JSON nor parquet"),
+    (b"\x1f\x8b\x08\x00\xff", "a.jsonl cannot be read (Compressed file ended"),
     (b"PAR1 and then nothing", "a.jsonl is neither UTF-8 JSON nor parquet"),
 ]
 

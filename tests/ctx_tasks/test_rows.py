@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -54,6 +55,30 @@ def test_a_folder_is_read_in_name_order_without_meta_and_hidden_files(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+@pytest.mark.parametrize(("end", "codec"), [(".gz", "gzip"), (".zst", "zstd")])
+def test_packed_files_are_read_alone_and_in_a_folder(
+    tmp_path: Path, name: str, end: str, codec: str
+) -> None:
+    text = json.dumps(ROWS) if name.endswith(".json") else "\r\n".join(map(json.dumps, ROWS))
+    with pa.CompressedOutputStream(str(tmp_path / f"{name}{end}"), codec) as file:
+        file.write(text.encode())
+    assert list(read_rows(tmp_path / f"{name}{end}")) == ROWS
+    assert list(read_rows(tmp_path)) == ROWS
+
+
+def test_a_packed_file_in_two_parts_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(b"".join(gzip.compress(f"{json.dumps(row)}\n".encode()) for row in ROWS))
+    assert list(read_rows(path)) == ROWS
+
+
+def test_objects_over_several_lines_are_rows(tmp_path: Path) -> None:
+    text = "\n".join(json.dumps(row, indent=2) for row in ROWS)
+    (tmp_path / "x.json").write_bytes(text.replace("\n", "\r\n").encode())
+    assert list(read_rows(tmp_path / "x.json")) == ROWS
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
 def test_half_an_emoji_becomes_a_question_mark(tmp_path: Path, name: str) -> None:
     text = '{"t": "a \\ud83d b \\ud83d\\ude00"}'
     (tmp_path / name).write_text(f"[{text}]" if name.endswith("json") else text)
@@ -68,6 +93,16 @@ def test_half_an_emoji_becomes_a_question_mark(tmp_path: Path, name: str) -> Non
         ("x.json", b'[{"a": 1}, {"a', "x.json, line 1 is not valid JSON"),
         ("x.json", b"[1]", "item 1 is a JSON int"),
         ("x.parquet", b"PAR1 no", "neither UTF-8 JSON nor parquet"),
+        (
+            "x.jsonl",
+            b'{"a": 1}\n{"a": "\xe9"}',
+            r"x.jsonl, line 2 is not UTF-8 \(byte 0xe9, column 8\)",
+        ),
+        ("x.json", b'[{"a": "\xe9"}]', "x.json, line 1 is not valid JSON .*UTF"),
+        ("x.jsonl", b'{"a": 1}\n' + b'{"a":' * 100_000, "x.jsonl nests lists or objects too"),
+        ("x.json", b'[{"a":' + b"[" * 9999 + b"]" * 9999 + b"}]", "x.json nests lists or objects"),
+        ("x.json.gz", gzip.compress(b'{"a": 1}\n' * 999)[:-20], "x.json.gz cannot be read"),
+        ("x.json.zst", b"\x28\xb5\x2f\xfd no", "x.json.zst cannot be read"),
         ("x.csv", b"a,b", "line 1 is not valid JSON .*; convert it to"),
     ],
 )
@@ -201,6 +236,17 @@ def test_an_empty_parquet_file_is_readable(tmp_path: Path) -> None:
 def test_only_jsonl_and_parquet_are_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"must end in \.jsonl or \.parquet"):
         write_rows(tmp_path / "x.json", ROWS)
+
+
+def test_a_damaged_parquet_page_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    table = pa.table({"a": [f"{i} text" * 9 for i in range(5000)]})
+    pq.write_table(table, path, write_page_checksum=True)
+    whole = path.read_bytes()
+    for place in range(4, len(whole) - 2000, len(whole) // 12):
+        path.write_bytes(whole[:place] + bytes(200) + whole[place + 200 :])
+        with pytest.raises(UserError, match=r"x\.parquet (cannot be read|is neither)"):
+            list(read_rows(path))
 
 
 def test_a_foreign_parquet_file_is_read(tmp_path: Path) -> None:

@@ -138,9 +138,10 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 def test_steps_are_switched_on_the_command_line(tmp_path: Path, call: Call) -> None:
     refusal = {"instruction": "Please do it.", "output": "I cannot help with that."}
     (tmp_path / "in.json").write_text(json.dumps([refusal]))
-    dropped = call("prepare", "in.json", "-o", "a.jsonl")
+    code, _, err = call("prepare", "in.json", "-o", "a.jsonl")
+    assert code == 2
+    assert "None of the 1 conversations is left (1 refusal)" in err
     kept = call("prepare", "in.json", "-o", "b.jsonl", "--no-refusals")
-    assert "0 kept, 0 changed, 1 dropped" in dropped[1]
     assert "1 kept, 0 changed, 0 dropped" in kept[1]
 
 

@@ -1,4 +1,4 @@
-"""Raw chat rows -> clean lists of messages, as the paper prepared its data. Pure functions.
+"""Messages -> clean messages, as the paper prepared its data. Pure functions.
 
 Source: section 5.1.2 of arXiv 2411.02688, which follows Vicuna (`fastchat.data.clean_sharegpt`,
 `fastchat.data.split_long_conversation`), removes refusals from ShareGPT and WizardLM, and removes
@@ -19,7 +19,7 @@ differences:
 - Splitting: fschat's `split_one_sample` loses the last round of a conversation when that round
   overflows, and makes an empty piece when the first one does; `split_rounds` keeps every round.
 
-Not handled: content that is not text (images, tool calls), and languages (no filter).
+Not handled: languages (no filter).
 """
 
 from __future__ import annotations
@@ -31,12 +31,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from ctx_tasks.errors import UserError
+from training.data.formats import Messages
 
-Message = dict[str, str]
-Messages = list[Message]
 Step = Callable[[Messages], Messages]
 Patterns = tuple[re.Pattern[str], ...]
 
@@ -46,92 +44,8 @@ MIN_CHARACTERS = 16
 # Vicuna's allowance for the template around a message.
 MESSAGE_OVERHEAD = 6
 
-_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bard": "assistant",
-    "bing": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-}
 _EXPORT_TAG = re.compile(r"\s*<(div|p|span|ol|ul|pre|h[1-6]|table|blockquote)\b[^>]*>", re.I)
 _COPY_MARK = re.compile(r"Copy code|Copy\d+ chars / \d+ words")
-
-
-class MalformedRow(ValueError):
-    """A row that holds no conversation we can read; the text says why."""
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """One raw conversation: its id, its messages, and the format (see `FORMATS`) it came in."""
-
-    id: str
-    format: str
-    messages: Messages
-
-
-def detect_format(row: dict[str, Any]) -> str | None:
-    """`sharegpt`, `messages` or `pairs` by the columns of `row`; None if it has none of them."""
-    return next((name for name, found in FORMATS.items() if found(row)), None)
-
-
-FORMATS: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "messages": lambda row: "messages" in row,
-    "sharegpt": lambda row: "conversations" in row,
-    "pairs": lambda row: "output" in row and ("instruction" in row or "input" in row),
-}
-
-
-def to_conversation(row: dict[str, Any], index: int) -> Conversation:
-    """The conversation of one row of any known format.
-
-    ShareGPT: `conversations: [{from, value}]`; UltraChat-200k and plain chats: `messages: [{role,
-    content}]`; WizardLM: `instruction`, `output` (an Alpaca-style `input` follows the instruction
-    on a new line; without `instruction`, `input` is the instruction). A row without an id is called
-    `row-INDEX`. Raises MalformedRow.
-    """
-    found = detect_format(row)
-    if found is None:
-        raise MalformedRow("no known columns")
-    name = row.get("id", row.get("prompt_id"))
-    identity = f"row-{index}" if name is None else str(name)
-    return Conversation(identity, found, _MESSAGES[found](row))
-
-
-def _pair_messages(row: dict[str, Any]) -> Messages:
-    parts = [_text(row.get(name)) for name in ("instruction", "input")]
-    instruction = "\n".join(part for part in parts if part)
-    return [_message("user", instruction), _message("assistant", row["output"])]
-
-
-def _turns(turns: object, role: str, content: str) -> Messages:
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise MalformedRow("not a list of turns")
-    return [_message(turn.get(role), turn.get(content)) for turn in turns]
-
-
-def _message(role: object, content: object) -> Message:
-    if role not in _ROLES:
-        raise MalformedRow("unknown role")
-    return {"role": _ROLES[str(role)], "content": _text(content)}
-
-
-def _text(content: object) -> str:
-    if content is None:
-        return ""
-    if not isinstance(content, str):
-        raise MalformedRow("content is not text")
-    return content
-
-
-_MESSAGES: dict[str, Callable[[dict[str, Any]], Messages]] = {
-    "messages": lambda row: _turns(row["messages"], "role", "content"),
-    "sharegpt": lambda row: _turns(row["conversations"], "from", "value"),
-    "pairs": _pair_messages,
-}
 
 
 def drop_orphan_responses(messages: Messages) -> Messages:

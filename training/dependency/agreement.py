@@ -121,7 +121,7 @@ def agreement(
         scores = _by_layer(run.results()[0])
         matrix = disagreement(scores, share)
         write_csv(output, matrix)
-        draw(figure, matrix, share)
+        draw(figure, matrix, share, len(scores[0]))
         run.finish(vars(_account(matrix, len(scores[0]), share, len(sample))))
     return Account(**run.counts())
 
@@ -172,8 +172,8 @@ def write_csv(path: str | Path, matrix: Matrix) -> None:
     write_text(path, text.getvalue())
 
 
-def draw(path: str | Path, matrix: Matrix, share: float) -> None:
-    """The matrix as a heatmap with its values, a PNG."""
+def draw(path: str | Path, matrix: Matrix, share: float, turns: int) -> None:
+    """The matrix as a heatmap with its values, a PNG; of `turns` scored turns."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -186,20 +186,20 @@ def draw(path: str | Path, matrix: Matrix, share: float) -> None:
     for (row, column), value in np.ndenumerate(matrix):
         color = "white" if value < middle else "black"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=7)
-    _label(axes, len(matrix), share)
+    _label(axes, len(matrix), share, turns)
     figure.colorbar(image, label="part of a selection the other layer does not make")
     with whole_file(path) as partial:
         # Without metadata, which names the library's version, the same matrix is the same bytes.
         figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
 
 
-def _label(axes: Any, layers: int, share: float) -> None:
+def _label(axes: Any, layers: int, share: float, turns: int) -> None:
     ticks: Iterable[int] = range(layers)
     axes.set_xticks(ticks)
     axes.set_yticks(ticks)
     axes.set_xlabel("layer")
     axes.set_ylabel("layer")
-    axes.set_title(f"Disagreement on the top {share:.0%} of turns")
+    axes.set_title(f"Disagreement on the top {share:.0%} of {turns} turns")
 
 
 def summary(account: Account) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ctx_tasks.errors import UserError
 from ctx_tasks.files import write_text
 from ctx_tasks.journal import Journal, Line, read, refuse_other
 
@@ -38,7 +39,9 @@ class Parts:
     def read(self) -> Iterator[Line]:
         """Every whole line of every part, parts in name order."""
         for path in sorted(self.folder.glob("*.jsonl")):
-            yield from read(path)
+            for line in read(path):
+                _require_batch(line, path)
+                yield line
 
     def writer(self, rank: int) -> Journal:
         """The part of process `rank`, to add lines to."""
@@ -47,3 +50,13 @@ class Parts:
     def discard(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder)
+
+
+def _require_batch(line: Line, path: Path) -> None:
+    rows, scores, fates = line.get("rows"), line.get("scores"), line.get("fates")
+    batch = isinstance(rows, list) and isinstance(scores, list) and isinstance(fates, dict)
+    if not (batch and rows and len(rows) == len(scores or ())):
+        raise UserError(
+            f"{path} holds a line without the scores of its rows: delete that file and run again; "
+            "only what it holds is computed anew."
+        )

@@ -42,6 +42,7 @@ from ctx_models.fingerprint import folder_hash, short_hash
 from ctx_models.spans import segment
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import sha256
+from ctx_tasks.journal import refuse_other
 from training import files
 from training.data.messages import Messages, read_messages
 from training.dependency.equation import Encoded, Scores, encode, refused, score_batch, window
@@ -89,6 +90,11 @@ class Seed:
         name = self.tokenizer or self.model
         revision = None if self.tokenizer else self.revision
         loaded = _loaded(AutoTokenizer, "tokenizer", name, revision=revision or "main")
+        if not loaded.chat_template:
+            raise UserError(
+                f"{name} has no chat template, by which eq. 2 tells user text from responses: give "
+                "a chat model with --model, or one's tokenizer with --tokenizer."
+            )
         opening = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         segment(loaded, opening)
         return loaded
@@ -191,6 +197,7 @@ class Run:
         with self._state.main_process_first():
             if self.is_main:
                 self._total = _check_rows(self._source)
+                self._refuse_other_output()
                 self._parts.claim(self._settings)
                 if self._is_written():
                     self._parts.discard()
@@ -214,6 +221,13 @@ class Run:
             "batch_tokens": self._batch_tokens,
             **self._options,
         }
+
+    def _refuse_other_output(self) -> None:
+        """A finished output of other settings is not written over."""
+        meta = files.meta_path(self._output)
+        if Path(self._output).is_file() and meta.is_file():
+            written = json.loads(meta.read_text(encoding="utf-8"))["settings"]
+            refuse_other(Path(self._output), written, self._settings, "a finished run")
 
     def _is_written(self) -> bool:
         output, meta = Path(self._output), files.meta_path(self._output)

@@ -5,7 +5,8 @@ Section 4.1 of arXiv 2411.02688: a turn whose context-dependency score (eq. 2, t
 S-hat, and ` [IND]` is appended to its user instruction. All rows are written, marked or not: the
 model learns from the contrast. `top` takes a share of the highest scores instead of a threshold.
 
-Prints Table 1's last column and draws Figures 6 to 8: instruction lengths, full set against S-hat.
+Prints Table 1's last column and draws Figures 6 to 8 (instruction lengths, full set against S-hat)
+beside the scores with the threshold.
 The released code writes scores into the prompt text and parses them back; here the text is only
 ever appended to.
 """
@@ -36,6 +37,9 @@ from training.data.prepare import token_counts
 SCORES = "context_dependency"
 # The paper's threshold, for every model and dataset.
 BETA = 0.6
+# Its shares of selected instructions (Table 1), in percent.
+PAPER_SHARES = {"ShareGPT": 11.6, "UltraChat-200k": 16.5, "WizardLM-70K": 22.5}
+_BINS = 40
 _SHOWN_IDS = 5
 
 
@@ -54,7 +58,7 @@ class Selection:
     `turns` = `scored` + `unscored` assistant turns; `selected` of the `scored` are in S-hat.
     `containing` conversations had the indicator's string in their text before, `containing_ids`
     are the first five. `all_lengths` and `selected_lengths` count instructions by length, in `unit`
-    (tokens or words), over the scored turns.
+    (tokens or words), over the scored turns; `scores` counts these turns by hundredths of a score.
     """
 
     cutoff: Cutoff
@@ -69,6 +73,7 @@ class Selection:
     containing_ids: list[str] = field(default_factory=list)
     all_lengths: Counter[int] = field(default_factory=Counter)
     selected_lengths: Counter[int] = field(default_factory=Counter)
+    scores: Counter[int] = field(default_factory=Counter)
 
     def counts(self) -> dict[str, Any]:
         """The numbers as JSON values, the lengths as their medians."""
@@ -173,6 +178,7 @@ class Selector:
         instruction = messages[turn - 1]["content"]
         length = self._length(instruction)
         result.all_lengths[length] += 1
+        result.scores[math.floor(100 * score)] += 1
         if self._selects(score):
             result.selected += 1
             result.selected_lengths[length] += 1
@@ -225,7 +231,7 @@ def select(
     with tqdm(read_rows(source), desc="select", unit=" conversations") as rows:
         write_rows(output, map(selector.mark, rows))
     if figure is not None:
-        draw_lengths(selector.result, figure)
+        draw(selector.result, figure)
     files.write_meta(
         output,
         command="ctx-train select",
@@ -273,10 +279,10 @@ def _selectable_scores(row: Row, index: int) -> Iterator[float]:
             yield score
 
 
-def draw_lengths(selection: Selection, path: str | Path) -> None:
-    """Figures 6 to 8 as a PNG: instruction lengths of all scored turns against the selected.
+def draw(selection: Selection, path: str | Path) -> None:
+    """A PNG: instruction lengths of all scored turns against the selected, and all scores.
 
-    Log-spaced bins; each set is drawn as a share of its own turns, so that shapes compare.
+    Each set is drawn as a share of its own turns, so that shapes compare.
     """
     try:
         from matplotlib.figure import Figure
@@ -285,26 +291,52 @@ def draw_lengths(selection: Selection, path: str | Path) -> None:
             "The figure needs matplotlib, which is not installed: pip install 'lm-eval-ctx[train]' "
             "or pass --no-figure."
         ) from error
-    longest = max(selection.all_lengths, default=1)
-    bins = np.unique(np.geomspace(1, longest + 1, 41).round())
-    chart = Figure(figsize=(6, 4), layout="constrained")
-    axes = chart.add_subplot()
-    for lengths, label in (
-        (selection.all_lengths, "all scored turns"),
-        (selection.selected_lengths, "selected"),
-    ):
-        _draw_histogram(axes, lengths, bins, label)
-    axes.set(xscale="log", xlabel=f"instruction length ({selection.unit})", ylabel="share of turns")
-    axes.legend()
+    chart = Figure(figsize=(11, 4), layout="constrained")
+    lengths, scores = chart.subplots(1, 2)
+    _draw_lengths(lengths, selection)
+    _draw_scores(scores, selection)
     with whole_file(path) as partial:
         chart.savefig(partial, format="png", dpi=150, metadata={"Software": None})
 
 
-def _draw_histogram(axes: Any, lengths: Counter[int], bins: Any, label: str) -> None:
-    total = sum(lengths.values())
-    values = [max(length, 1) for length in lengths]
-    weights = [count / max(total, 1) for count in lengths.values()]
-    axes.hist(values, bins=bins, weights=weights, alpha=0.6, label=f"{label} (n = {total})")
+def _draw_lengths(axes: Any, selection: Selection) -> None:
+    bins = length_bins(selection.all_lengths)
+    for lengths, label in (
+        (selection.all_lengths, "all scored turns"),
+        (selection.selected_lengths, "selected"),
+    ):
+        _draw_histogram(axes, lengths, bins, f"{label} (n = {lengths.total()})")
+    axes.set(xscale="log", xlabel=f"instruction length ({selection.unit})", ylabel="share of turns")
+    axes.legend()
+
+
+def length_bins(lengths: Counter[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Edges from the shortest to past the longest, evenly spaced on a log scale, at most 40 bins.
+
+    Few turns get few bins (the root of their number); edges are whole numbers, as lengths are.
+    """
+    values = [max(length, 1) for length in lengths] or [1]
+    count = min(_BINS, max(1, math.isqrt(lengths.total())))
+    return np.unique(np.geomspace(min(values), max(values) + 1, count + 1).round())
+
+
+def _draw_scores(axes: Any, selection: Selection) -> None:
+    low, high = min(selection.scores, default=0), max(selection.scores, default=100)
+    bins = np.arange(low, high + 2) / 100
+    centres = Counter({(hundredth + 0.5) / 100: n for hundredth, n in selection.scores.items()})
+    _draw_histogram(axes, centres, bins, f"all scored turns (n = {centres.total()})")
+    threshold = selection.cutoff.threshold
+    if math.isfinite(threshold):
+        axes.axvline(threshold, color="black", linestyle="--", label=f"beta = {threshold:.4g}")
+    axes.set(xlabel="context-dependency score", ylabel="share of turns")
+    axes.legend()
+
+
+def _draw_histogram(axes: Any, counts: Counter[Any], bins: Any, label: str) -> None:
+    total = max(counts.total(), 1)
+    values = [max(value, bins[0]) for value in counts]
+    weights = [count / total for count in counts.values()]
+    axes.hist(values, bins=bins, weights=weights, alpha=0.6, label=label)
 
 
 def summary(selection: Selection, indicator: str) -> str:
@@ -314,6 +346,7 @@ def summary(selection: Selection, indicator: str) -> str:
         f"Table 1: {selection.selected} of {selection.scored} scored turns selected "
         f"({100 * share:.1f} %), {_cutoff_text(selection)}, in {selection.conversations} "
         "conversations.",
+        f"  The paper, at beta {BETA}: {_paper_shares()}.",
         f"  {selection.unscored} of {selection.turns} turns have no score (null) and are unmarked.",
     ]
     if selection.without_instruction:
@@ -333,6 +366,10 @@ def summary(selection: Selection, indicator: str) -> str:
             f"{', '.join(selection.containing_ids)}: that text will look like the indicator."
         )
     return "\n".join(lines)
+
+
+def _paper_shares() -> str:
+    return ", ".join(f"{share} % of {name}" for name, share in PAPER_SHARES.items())
 
 
 def _cutoff_text(selection: Selection) -> str:

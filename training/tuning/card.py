@@ -60,14 +60,24 @@ def _facts(recipe: Recipe, counts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [
         ("Base model", f"`{_base(recipe)}`"),
         ("Method", method if recipe.lora else "full fine-tuning"),
-        ("Data", f"`{data}`, {counts['conversations']} conversations, {counts['tokens']} tokens"),
+        ("Data", f"`{data}`, {_amount(counts['read'])}"),
+        ("Trained on", f"{_amount(counts)} ({counts['tokens_in_loss']} in the loss)"),
         ("Data SHA-256", ", ".join(f"`{entry['sha256']}`" for entry in files.describe(data))),
         ("Indicator", f"`{recipe.indicator}`" if recipe.indicator else "none (vanilla)"),
-        ("Turns with the indicator", counts["turns_with_indicator"]),
+        ("Turns with the indicator", _turns(counts)),
         ("Selected by", _selection(data) if recipe.indicator else "none (vanilla)"),
         ("Loss on", "assistant tokens" if assistant_only else "all tokens"),
         ("Recipe", recipe.path.name),
     ]
+
+
+def _amount(counts: Mapping[str, Any]) -> str:
+    return f"{counts['conversations']} conversations, {counts['tokens']} tokens"
+
+
+def _turns(counts: Mapping[str, Any]) -> str:
+    read = counts["read"]["turns_with_indicator"]
+    return f"{counts['turns_with_indicator']} of the {read} in the data"
 
 
 def _selection(data: str) -> str:

@@ -8,7 +8,9 @@ The sections carry other libraries' own names, so that their documentation is ou
 - `quantization`: `transformers.BitsAndBytesConfig`; `null` loads the weights unquantised
 - `training`: `trl.SFTConfig`, and through it `transformers.TrainingArguments`
 
-Ours are `data.path` (jsonl or parquet with a `messages` column), `indicator` and `pad_token`.
+Ours are `data.path` (jsonl or parquet with a `messages` column), `data.eval_path` or
+`data.eval_share` (held-out conversations), `evaluation` (context tasks at each evaluation),
+`indicator` and `pad_token`.
 A key is written `section.key=value` on the command line; the value is YAML.
 """
 
@@ -57,6 +59,7 @@ class Recipe:
     pad_token: str = "[PAD]"
     lora: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
+    evaluation: dict[str, Any] | None = None
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result, as plain JSON values (`path` left out)."""
@@ -143,6 +146,7 @@ def _check(content: dict[str, Any]) -> Iterator[str]:
         "pad_token": str,
         "lora": dict | None,
         "quantization": dict | None,
+        "evaluation": dict | None,
         "model": dict,
         "data": dict,
         "training": dict,
@@ -190,8 +194,28 @@ def _check_combinations(content: dict[str, Any]) -> Iterator[str]:
             f"`lora.target_modules` has {', '.join(sorted(embeddings))}: of the embeddings only "
             "the rows of new tokens train"
         )
+    yield from _check_evaluation(content, training)
     if content.get("indicator") == "":
         yield "`indicator` is empty, expected a token such as '[IND]' or null"
+
+
+def _check_evaluation(content: dict[str, Any], training: dict[str, Any]) -> Iterator[str]:
+    data = content.get("data")
+    data = data if isinstance(data, dict) else {}
+    share = data.get("eval_share")
+    held_out = bool(data.get("eval_path") or share)
+    evaluates = training.get("eval_strategy", "no") not in ("no", False)
+    if data.get("eval_path") and share:
+        yield "`data.eval_path` and `data.eval_share` are both given: keep one"
+    if isinstance(share, float) and not 0 < share < 1:
+        yield f"`data.eval_share` is {share}, expected a part above 0 and below 1, such as 0.02"
+    if evaluates and not held_out:
+        yield "`training.eval_strategy` needs `data.eval_path` or `data.eval_share`"
+    if not evaluates and (held_out or content.get("evaluation")):
+        yield "`training.eval_strategy` is missing: write epoch, or steps and eval_steps"
+    tasks = content.get("evaluation")
+    if isinstance(tasks, dict) and not tasks.get("tasks"):
+        yield "`evaluation.tasks` is missing: name context tasks, such as [nih_recall]"
 
 
 def _section_keys() -> dict[str, dict[str, Any]]:
@@ -205,7 +229,8 @@ def _section_keys() -> dict[str, dict[str, Any]]:
     names = ("model_name_or_path", "model_revision", "dtype", "attn_implementation")
     return {
         "model": {name: model[name] for name in names},
-        "data": {"path": str},
+        "data": {"path": str, "eval_path": str | None, "eval_share": float | None},
+        "evaluation": {"tasks": list, "limit": int, "metadata": dict},
         "lora": _field_types(LoraConfig),
         "quantization": {
             # The defaults are the only type information this class has.

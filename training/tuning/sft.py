@@ -24,11 +24,11 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ctx_models import nano
 from ctx_tasks.errors import UserError
-from ctx_tasks.files import move_into, write_text
+from ctx_tasks.files import move_into, write_text, writing_into
 from training import files
-from training.tuning import continuation, packing, vocabulary
+from training.tuning import continuation, evaluation, packing, vocabulary
 from training.tuning.card import card
-from training.tuning.dataset import summary, tokenised
+from training.tuning.dataset import summary, tokenised, trained
 from training.tuning.recipe import RECIPES, Recipe, load
 
 if TYPE_CHECKING:
@@ -69,10 +69,13 @@ def run(
         logger.warning("%s is finished already; delete it to train again.", output)
         return _counts(files.meta_path(output))
     tokenizer, tokens = load_tokenizer(recipe)
-    dataset, counts = _prepare(recipe, tokenizer, arguments)
-    trainer = build_trainer(recipe, load_model(recipe), tokenizer, tokens, dataset)
-    trainer.train(resume_from_checkpoint=continuation.last_checkpoint(output))
-    return _finish(trainer, recipe, counts)
+    dataset, held_out, counts = _prepare(recipe, tokenizer, arguments)
+    trainer = build_trainer(recipe, load_model(recipe), tokenizer, tokens, dataset, held_out)
+    if recipe.evaluation:
+        evaluation.add_context_tasks(trainer, recipe)
+    with writing_into(output):
+        trainer.train(resume_from_checkpoint=continuation.last_checkpoint(output))
+        return _finish(trainer, recipe, counts)
 
 
 def training_arguments(recipe: Recipe) -> SFTConfig:
@@ -167,8 +170,10 @@ def load_model(recipe: Recipe) -> Any:
 
 def _prepare(
     recipe: Recipe, tokenizer: Any, arguments: SFTConfig
-) -> tuple[Dataset, dict[str, int]]:
-    """The tokenised data (the first process does it, the others read its cache) and its counts.
+) -> tuple[Dataset, Dataset | None, dict[str, Any]]:
+    """The tokenised data, what of it evaluates, and counts.
+
+    The first process tokenises, the others read its cache.
 
     Raises:
         UserError: besides `tokenised`, a vanilla recipe over data that `ctx-train select` marked.
@@ -179,22 +184,44 @@ def _prepare(
             f"data.path={recipe.data['path']} is marked with {marked!r} but indicator=null: give "
             f"the file before `ctx-train select`, or set indicator='{marked}'."
         )
+    read = functools.partial(
+        tokenised,
+        tokenizer=tokenizer,
+        assistant_only=recipe.training.get("assistant_only_loss", False),
+        processes=arguments.dataset_num_proc,
+        limit=arguments.max_length,
+        keep_end=arguments.truncation_mode == "keep_end",
+    )
     with arguments.main_process_first(desc="tokenising"):
-        dataset = tokenised(
-            recipe.data["path"],
-            tokenizer,
-            indicator=recipe.indicator,
-            assistant_only=recipe.training.get("assistant_only_loss", False),
-            processes=arguments.dataset_num_proc,
-        )
-    counts = summary(dataset, arguments.max_length)
+        dataset, held_out = read(recipe.data["path"], indicator=recipe.indicator), None
+        if recipe.data.get("eval_share"):
+            dataset, held_out = evaluation.split(dataset, recipe.data["eval_share"], arguments.seed)
+        if recipe.data.get("eval_path"):
+            held_out = read(recipe.data["eval_path"], indicator=recipe.indicator)
+        kept, kept_out = trained(dataset), held_out and trained(held_out)
+    counts = summary(dataset)
     if arguments.should_log:
-        print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()))
-    return dataset.select_columns(["input_ids", "labels"]), counts
+        print(
+            f"Trained on: {_listed(counts)}, {counts['cut']} cut at {arguments.max_length} tokens"
+        )
+        print(f"The data:   {_listed(counts['read'])}")
+    if kept_out is not None:
+        counts["evaluated"] = len(kept_out)
+    return kept, kept_out, counts
+
+
+def _listed(counts: dict[str, Any]) -> str:
+    names = ("conversations", "tokens", "tokens_in_loss", "turns_with_indicator")
+    return ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in names)
 
 
 def build_trainer(
-    recipe: Recipe, model: Any, tokenizer: Any, tokens: vocabulary.Vocabulary, dataset: Dataset
+    recipe: Recipe,
+    model: Any,
+    tokenizer: Any,
+    tokens: vocabulary.Vocabulary,
+    dataset: Dataset,
+    held_out: Dataset | None = None,
 ) -> SFTTrainer:
     """TRL's trainer over tokenised data, with the new rows in place (trainable under LoRA)."""
     from trl import SFTTrainer
@@ -207,6 +234,7 @@ def build_trainer(
             model,
             args=arguments,
             train_dataset=dataset,
+            eval_dataset=held_out,
             processing_class=tokenizer,
             peft_config=adapter,
         )

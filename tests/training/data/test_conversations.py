@@ -14,6 +14,7 @@ from fastchat.data import clean_sharegpt, split_long_conversation
 
 from ctx_tasks.errors import UserError
 from training.data import cleaning as c
+from training.data.formats import to_conversation
 
 PATTERNS = c.load_patterns()
 
@@ -22,55 +23,6 @@ def chat(*turns: str) -> c.Messages:
     """`u:text`, `a:text`, `s:text` -> messages."""
     roles = {"u": "user", "a": "assistant", "s": "system"}
     return [{"role": roles[t[0]], "content": t[2:]} for t in turns]
-
-
-def test_every_format_becomes_the_same_messages() -> None:
-    expected = chat("u:Which bird?", "a:A heron.")
-    rows = [
-        {
-            "id": 7,
-            "conversations": [
-                {"from": "human", "value": "Which bird?"},
-                {"from": "gpt", "value": "A heron."},
-            ],
-        },
-        {"prompt_id": "7", "prompt": "Which bird?", "messages": expected},
-        {"id": "7", "instruction": "Which bird?", "output": "A heron."},
-        {"id": "7", "instruction": "Which bird?", "input": "", "output": "A heron."},
-        {"id": "7", "input": "Which bird?", "output": "A heron."},
-    ]
-    found = [c.to_conversation(row, 0) for row in rows]
-    assert [conversation.messages for conversation in found] == [expected] * 5
-    assert [conversation.id for conversation in found] == ["7"] * 5
-    assert [f.format for f in found] == ["sharegpt", "messages", "pairs", "pairs", "pairs"]
-
-
-def test_an_alpaca_input_follows_its_instruction() -> None:
-    row = {"instruction": "Translate.", "input": "Reiher", "output": "heron"}
-    conversation = c.to_conversation(row, 3)
-    assert conversation.messages == chat("u:Translate.\nReiher", "a:heron")
-    assert conversation.id == "row-3"
-
-
-def test_a_missing_value_is_an_empty_turn() -> None:
-    row = {"conversations": [{"from": "human", "value": None}, {"from": "gpt", "value": "x"}]}
-    assert c.to_conversation(row, 0).messages == chat("u:", "a:x")
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ({"text": "x"}, "no known columns"),
-        ({"messages": None}, "not a list of turns"),
-        ({"messages": ["x"]}, "not a list of turns"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "unknown role"),
-        ({"messages": [{"content": "x"}]}, "unknown role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "content is not text"),
-    ],
-)
-def test_a_row_without_a_readable_conversation_says_why(row: c.Message, reason: str) -> None:
-    with pytest.raises(c.MalformedRow, match=reason):
-        c.to_conversation(row, 0)
 
 
 def test_responses_before_the_first_instruction_are_removed() -> None:
@@ -189,6 +141,7 @@ def test_refusals_are_recognised(response: str) -> None:
         "Yes. " * 100 + "As an AI language model, I cannot.",
         "You can't use a list as a key; use a tuple.",
         "Artificial intelligence is a field of computer science.",
+        "作为一个人工智能助手，我很高兴为您解答。没有问题。",
     ],
 )
 def test_answers_are_not_taken_for_refusals(response: str) -> None:
@@ -334,7 +287,7 @@ def test_on_real_sharegpt_our_structure_is_fschats() -> None:
     steps = c.cleaning_steps(c.Switches(refusals=False), PATTERNS, "sharegpt")
     agreed = 0
     for index, row in enumerate(rows):
-        ours = c.clean(c.to_conversation(row, index).messages, steps)
+        ours = c.clean(to_conversation(row, index).messages, steps)
         theirs, code = clean_sharegpt.clean_html_one_sample(copy.deepcopy(row))
         assert (ours.dropped_by is None) == (code == 0), row["id"]
         if code == 0:

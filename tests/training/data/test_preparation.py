@@ -14,7 +14,7 @@ import pytest
 
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import sha256
-from ctx_tasks.row_writer import write_rows
+from ctx_tasks.row_writer import row_writer, write_rows
 from ctx_tasks.rows import Row, read_rows
 from tests.tiny import tokenizer
 from training import files
@@ -46,7 +46,7 @@ FATES = {
     "refused": ("dropped", ["refusal"], []),
     "short": ("dropped", ["too short"], []),
     "twice": ("dropped", ["roles do not alternate"], []),
-    "tool": ("dropped", ["unreadable: unknown role"], []),
+    "tool": ("dropped", ["unreadable: role 'tool'"], []),
     "other": ("dropped", ["unreadable: no known columns"], []),
     "long": ("changed", ["split"], ["long_0", "long_8"]),
 }
@@ -134,9 +134,9 @@ def test_a_killed_run_leaves_no_output_and_a_rerun_the_whole(tmp_path: Path) -> 
     script = (
         "import os, signal, sys; from training.data import prepare as p\n"
         "run = p.Preparer.run\n"
-        "def killed(self, row):\n"
+        "def killed(self, read):\n"
         "    if self.account.read == 30: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return run(self, row)\n"
+        "    return run(self, read)\n"
         "p.Preparer.run = killed\n"
         "p.prepare(sys.argv[1], sys.argv[2], switches=p.Switches(dedup=False))\n"
     )
@@ -179,6 +179,49 @@ def test_the_input_is_not_overwritten(raw: Path, tmp_path: Path) -> None:
         prepare(str(tmp_path / "in.jsonl"), tmp_path / "in.jsonl")
     with pytest.raises(UserError, match="also the input"):
         prepare(str(tmp_path / "in.jsonl"), tmp_path / "o.jsonl", report=tmp_path / "in.jsonl")
+
+
+def test_an_output_without_rows_is_an_error_and_the_report_says_why(tmp_path: Path) -> None:
+    write_rows(tmp_path / "in.jsonl", [gpt(("human", "q"), ("tool", "r"))] * 3)
+    with pytest.raises(UserError, match=r"None of the 3 .* \(3 unreadable: role 'tool'\)"):
+        prepare(str(tmp_path / "in.jsonl"), tmp_path / "out.jsonl", report=tmp_path / "r.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "r.jsonl"]
+    assert [row["reasons"] for row in read_rows(tmp_path / "r.jsonl")] == [
+        ["unreadable: role 'tool'"]
+    ] * 3
+
+
+def test_columns_that_were_not_read_are_told(tmp_path: Path) -> None:
+    rows = [{**gpt(*ROUND), "lang": "en"}, {**gpt(("human", "Hm?"), *ROUND[1:]), "lang": None}]
+    write_rows(tmp_path / "in.jsonl", rows)
+    account = prepare(str(tmp_path / "in.jsonl"), tmp_path / "out.jsonl")
+    assert account.unread == {"lang": 1}
+    assert "not read, and in how many rows: lang (1)." in preparation.summary(account)
+
+
+def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    write_rows(source, (gpt(*((f, f"{v} {i % 700}") for f, v in ROUND)) for i in range(900)))
+    for count in (1, 3):
+        (tmp_path / str(count)).mkdir()
+        prepare(
+            str(source),
+            tmp_path / str(count) / "out.jsonl",
+            tokenizer=tokenizer(),
+            processes=count,
+            report=tmp_path / str(count) / "fates.jsonl",
+        )
+    for file in ("out.jsonl", "out.jsonl.meta.json", "fates.jsonl"):
+        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "3" / file).read_bytes()
+    assert sum(1 for _ in read_rows(tmp_path / "1" / "out.jsonl")) == 700
+
+
+def test_a_second_run_on_the_same_output_is_refused(raw: Path, tmp_path: Path) -> None:
+    with row_writer(tmp_path / "out.jsonl") as first:
+        with pytest.raises(UserError, match=r"Another process is writing .*out\.jsonl"):
+            prepare(str(raw), tmp_path / "out.jsonl")
+        first.write({"id": "of the first"})
+    assert [row["id"] for row in read_rows(tmp_path / "out.jsonl")] == ["of the first"]
 
 
 def _real(name: str) -> str:

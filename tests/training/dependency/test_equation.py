@@ -15,7 +15,7 @@ from ctx_tasks.rows import read_rows
 from tests import tiny
 from tests.ctx_models import chats, naive
 from tests.training.dependency.conversations import CONVERSATIONS, conversation, turn
-from training.data.cleaning import to_conversation
+from training.data.formats import to_conversation
 from training.dependency.equation import default_layer, encode, score_batch, score_conversation
 from training.dependency.run import bucketed
 

@@ -113,6 +113,33 @@ def test_a_finished_output_is_not_computed_again(scored, capsys, data, checkpoin
     assert not parts_of(output).exists()
 
 
+def test_a_finished_output_of_other_settings_is_refused(scored, data, checkpoint):
+    output, _ = scored
+    before = output.read_bytes()
+    with pytest.raises(UserError, match=r"a finished run with other settings: layers \[2\] \(now"):
+        score(**{**arguments(data, output, checkpoint), "layer": 1})
+    assert output.read_bytes() == before
+    assert not parts_of(output).exists()
+
+
+def test_a_part_line_without_scores_is_a_sentence(monkeypatch, tmp_path, data, checkpoint):
+    output = tmp_path / "scored.jsonl"
+    parts_with_one_batch(monkeypatch, output, arguments(data, output, checkpoint))
+    with (parts_of(output) / "0.jsonl").open("ab") as part:
+        part.write(b'{"rows": [5, 9]}\n')
+    with pytest.raises(UserError, match=r"0\.jsonl holds a line without the scores of its rows"):
+        score(**arguments(data, output, checkpoint))
+
+
+def test_a_model_without_a_template_is_told_the_options_there_are(tmp_path, data, checkpoint):
+    bare = tiny.tokenizer()
+    bare.chat_template = None
+    bare.save_pretrained(tmp_path / "bare")
+    keywords = arguments(data, tmp_path / "o.jsonl", checkpoint)
+    with pytest.raises(UserError, match=r"no chat template.*one's tokenizer with --tokenizer"):
+        score(**{**keywords, "tokenizer": str(tmp_path / "bare")})
+
+
 def test_parquet_gives_the_same_scores(scored, tmp_path, data, checkpoint):
     source, output = tmp_path / "chats.parquet", tmp_path / "scored.parquet"
     rows = [{k: v for k, v in row.items() if k != "extra"} for row in read_rows(data)]
@@ -318,10 +345,11 @@ def test_a_part_that_is_being_written_is_not_taken(tmp_path):
     parts = Parts(tmp_path / "scored.jsonl")
     parts.claim({"layer": 1})
     with parts.writer(0) as part, Parts(tmp_path / "scored.jsonl").writer(1):
-        part.add({"rows": [1]})
+        batch = {"rows": [1], "scores": [[[0.5]]], "fates": {"scored": 1}}
+        part.add(batch)
         with (
             pytest.raises(UserError, match="Another process is writing"),
             Parts(tmp_path / "scored.jsonl").writer(0),
         ):
             pytest.fail("two writers")
-    assert list(parts.read()) == [{"rows": [1]}]
+    assert list(parts.read()) == [batch]

@@ -16,7 +16,7 @@ from ctx_tasks.rows import Row, read_rows
 from tests.tiny import tokenizer
 from training import files
 from training.dependency import select as selection
-from training.dependency.select import select
+from training.dependency.select import length_bins, select, summary
 
 
 def row(name: str, *scores: float | None, words: int = 3) -> Row:
@@ -201,3 +201,22 @@ def test_the_meta_file_has_settings_and_counts(tmp_path: Path) -> None:
     assert meta["counts"]["selected"] == 1
     assert meta["counts"]["unscored"] == 1
     assert meta["inputs"][0]["sha256"] == sha256(source)
+
+
+def test_bins_fit_the_lengths() -> None:
+    assert length_bins(Counter({5: 9})).tolist() == [5, 6]
+    edges = length_bins(Counter(dict.fromkeys(range(20, 400), 10)))
+    assert (edges[0], edges[-1], len(edges)) == (20, 400, 41)
+    few = length_bins(Counter({3: 1, 50: 1, 900: 2}))
+    assert (few[0], few[-1], len(few)) == (3, 901, 3)
+
+
+def test_the_papers_shares_stand_beside_ones_own(tmp_path: Path) -> None:
+    scored = write(tmp_path, row("a", 0.1, 0.7, 0.2), row("b", 0.9))
+    result = select(scored, tmp_path / "out.jsonl")
+    said = summary(result, "[IND]").splitlines()
+    assert "2 of 4 scored turns selected (50.0 %)" in said[0]
+    assert said[1].strip() == (
+        "The paper, at beta 0.6: 11.6 % of ShareGPT, 16.5 % of UltraChat-200k, "
+        "22.5 % of WizardLM-70K."
+    )

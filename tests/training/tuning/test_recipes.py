@@ -198,7 +198,8 @@ def test_quantised_weights_without_an_adapter_are_refused(tmp_path):
 
 
 def test_a_value_the_library_refuses_is_a_sentence(tmp_path):
-    overrides = ["training.eval_strategy=sometimes", "training.use_cpu=true"]
+    overrides = ["training.eval_strategy=sometimes", "data.eval_share=0.1"]
+    overrides += ["training.use_cpu=true"]
     loaded = recipe.load(written(tmp_path), overrides)
     with pytest.raises(UserError, match=r"section training: sometimes is not a valid"):
         sft.training_arguments(loaded)

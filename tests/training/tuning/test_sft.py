@@ -103,7 +103,8 @@ def test_rows_and_logits_are_found_again_in_a_new_process(tuned, tmp_path):
 
 def test_merging_keeps_rows_and_behaviour_in_16_bits(tuned, tmp_path):
     folder, model, tokenizer, tokens = tuned
-    merged_folder = merge.run(folder / "adapter", tmp_path / "merged")
+    merged_folder = tmp_path / "merged"
+    assert 0.9 < merge.run(folder / "adapter", merged_folder) < 1.1
     merged = AutoModelForCausalLM.from_pretrained(merged_folder, dtype="auto")
     assert {p.dtype for p in merged.parameters()} == {torch.bfloat16}
     for name, rows in effective_rows(model).items():
@@ -117,12 +118,31 @@ def test_merging_keeps_rows_and_behaviour_in_16_bits(tuned, tmp_path):
     assert again.chat_template == tokenizer.chat_template
 
 
+def test_merging_in_float32_keeps_the_whole_effect(tuned, tmp_path):
+    folder, model, tokenizer, _ = tuned
+    left = merge.run(folder / "adapter", tmp_path / "merged", dtype="float32")
+    assert left == pytest.approx(1, abs=1e-4)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
+    assert merged.dtype is torch.float32
+    ids = torch.tensor([tokenizer(PROMPT)["input_ids"]])
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_the_step_that_rounding_took_is_told():
+    base, tuned = torch.zeros(2), torch.tensor([1.0, 1.0])
+    assert merge.survival(base, tuned, torch.tensor([0.5, 0.4])) == pytest.approx(0.45)
+    assert merge.survival(base, base, tuned) == 1
+    assert "--dtype float32" in merge.summary(0.45, "bfloat16", Path("out"))
+    assert "--dtype float32" not in merge.summary(0.93, "bfloat16", Path("out"))
+
+
 def test_merging_refuses_what_cannot_be_merged(tuned, tmp_path):
     adapter = tuned[0] / "adapter"
     with pytest.raises(UserError, match="holds no adapter"):
         merge.run(tmp_path, tmp_path / "out")
-    with pytest.raises(UserError, match="not 16 bits"):
-        merge.run(adapter, tmp_path / "out", dtype="float32")
+    with pytest.raises(UserError, match="dtype='int8' is unknown; choose bfloat16"):
+        merge.run(adapter, tmp_path / "out", dtype="int8")
     with pytest.raises(UserError, match="exists"):
         merge.run(adapter, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -145,9 +165,8 @@ def test_qlora_trains_on_the_cpu_and_merges_in_16_bits(setting, tmp_path):
     rows = adapter["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"]
     mean = load_file(base / "model.safetensors")["model.embed_tokens.weight"].mean(0)
     assert not torch.allclose(rows[1].float(), mean, atol=1e-3)
-    merged = AutoModelForCausalLM.from_pretrained(
-        merge.run(folder / "run", tmp_path / "merged"), dtype="auto"
-    )
+    merge.run(folder / "run", tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
     assert getattr(merged.config, "quantization_config", None) is None
     assert {p.dtype for p in merged.parameters()} == {torch.bfloat16}
 
@@ -212,6 +231,77 @@ def test_the_record_and_the_card_say_data_recipe_beta_and_indicator(setting):
     assert record["inputs"][0]["sha256"] == sha256(data)
     assert record["settings"]["training"]["seed"] == 42
     assert not list((folder / "run").glob("unfinished*"))
+
+
+def test_counts_are_those_within_the_length_beside_those_of_the_data(setting, capsys):
+    folder, base, data = setting
+    long = [{"role": "user", "content": "lamp " * 200 + "[IND]"}, *tuning.conversations(1)[0][1:]]
+    tuning.write_data(data, [*tuning.conversations(4), long, long])
+    options = ["training.assistant_only_loss=true", "training.max_length=100"]
+    counts = sft.run(tuning.recipe(folder, base, data), options)
+    assert (counts["conversations"], counts["turns_with_indicator"], counts["cut"]) == (4, 2, 2)
+    assert (counts["read"]["conversations"], counts["read"]["turns_with_indicator"]) == (6, 4)
+    assert counts["tokens"] < 400 < counts["read"]["tokens"]
+    assert "Trained on: 4 conversations" in capsys.readouterr().out
+    card = (folder / "run" / "README.md").read_text(encoding="utf-8")
+    assert "| Turns with the indicator | 2 of the 4 in the data |" in card
+
+
+def test_data_without_a_token_in_the_loss_is_a_sentence(setting):
+    folder, base, data = setting
+    long = [{"role": "user", "content": "lamp " * 200 + "[IND]"}, *tuning.conversations(1)[0][1:]]
+    file = tuning.recipe(folder, base, tuning.write_data(data, [long] * 4))
+    with pytest.raises(UserError, match="in the loss within 100 tokens: raise training.max_length"):
+        sft.run(file, ["training.assistant_only_loss=true", "training.max_length=100"])
+    with pytest.raises(UserError, match="ends no user turn of .* within the first 100 tokens"):
+        sft.run(file, ["training.max_length=100"])
+
+
+def logged(folder):
+    """The trainer's log of a run, from its last checkpoint."""
+    state = folder / "run" / "checkpoint-4" / "trainer_state.json"
+    return json.loads(state.read_text(encoding="utf-8"))["log_history"]
+
+
+EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 4}
+
+
+def test_a_share_is_held_out_and_evaluated_while_tuning(setting):
+    folder, base, data = setting
+    file = tuning.recipe(folder, base, data, training=EVALUATED)
+    counts = sft.run(file, ["data.eval_share=0.25"])
+    assert (counts["conversations"], counts["evaluated"]) == (9, 3)
+    steps = [entry["step"] for entry in logged(folder) if "eval_loss" in entry]
+    assert steps == [2, 4]
+
+
+def test_context_tasks_are_asked_at_each_evaluation_and_change_nothing(setting):
+    folder, base, data = setting
+    lora = {**tuning.LORA, "lora_dropout": 0.1}
+    file = tuning.recipe(folder, base, data, lora=lora, training=EVALUATED)
+    held_out = f"data.eval_path={data}"
+    sft.run(file, [held_out, f"training.output_dir={folder / 'plain'}"])
+    sft.run(file, [held_out, "evaluation.tasks=[nano_squad_contains]", "evaluation.limit=2"])
+    asked = [entry for entry in logged(folder) if "eval_nano_squad_contains_contains" in entry]
+    assert [entry["step"] for entry in asked] == [2, 4]
+    ends = [load_file(folder / run / "adapter_model.safetensors") for run in ("plain", "run")]
+    assert all(torch.equal(ends[1][key], tensor) for key, tensor in ends[0].items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.eval_share=0.1"], "`training.eval_strategy` is missing"),
+        (["training.eval_strategy=epoch"], "needs `data.eval_path` or `data.eval_share`"),
+        (["data.eval_share=1.5", "training.eval_strategy=epoch"], "eval_share` is 1.5, expected"),
+        (["data.eval_share=0.1", "data.eval_path=x"], "both given"),
+        (["evaluation.limit=3"], "`evaluation.tasks` is missing"),
+        (["data.eval_share=0.01", "training.eval_strategy=epoch"], "leaves one side empty"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told(setting, overrides, message):
+    with pytest.raises(UserError, match=message):
+        sft.run(tuning.recipe(*setting), overrides)
 
 
 def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(setting):
