@@ -26,7 +26,7 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.loaded import Loaded, announce
 from ctx_tasks.prompts import WithoutIndicator
 
-from . import attention, nano
+from . import attention, nano, quantization
 from .arm import ArmSettings, read_arm
 from .fingerprint import short_hash
 from .indicator import check_indicator
@@ -84,6 +84,7 @@ class SteeredLM(HFLM):
             pretrained = nano.resolve(pretrained)
         kwargs, arm = split(kwargs)
         self._take(read_arm(arm))
+        self._quantized: dict[str, Any] = {}
         if peft and tokenizer is None and (Path(peft) / "tokenizer_config.json").exists():
             tokenizer = peft
         _check_arguments(kwargs)
@@ -146,12 +147,17 @@ class SteeredLM(HFLM):
             check_indicator(self.tokenizer, self.arm.indicator, strict=self.arm.indicator_strict)
 
     def _create_model(self, *args: Any, **kwargs: Any) -> None:
-        """HFLM ties the weights again after loading; an adapter's trained token rows forbid it.
+        """HFLM's, quantized where that was asked for.
+
+        It ties the weights again after loading; an adapter's trained token rows forbid it.
 
         The rows sit in a wrapper that transformers' `tie_weights` does not know, and loading has
         tied them already.
         """
-        super()._create_model(*args, **kwargs)
+        kwargs, self._quantized = quantization.split(kwargs)
+        stored = kwargs.pop("quantization_config", None)
+        wanted = quantization.config(self._quantized, stored)
+        super()._create_model(*args, quantization_config=wanted, **kwargs)
         if kwargs.get("peft"):
             self.model.get_base_model().tie_weights = lambda *_, **__: None
 
@@ -284,6 +290,7 @@ class SteeredLM(HFLM):
             "chat_template_args": self.chat_template_args,
             "cut": self.cut,
             **({} if self.thinking is None else self.thinking.record()),
+            "quantization": quantization.record(self._quantized),
         }
 
     def get_model_info(self) -> dict[str, Any]:
@@ -319,7 +326,7 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
     Raises:
         UserError: such a one; thoughts that are asked for but not told from the answer.
     """
-    known = [*signature(HFLM.__init__).parameters]
+    known = [*signature(HFLM.__init__).parameters, *quantization.NAMES]
     for name, value in arguments.items():
         close = get_close_matches(name, _OWN_ARGUMENTS, n=1, cutoff=0.75)
         # Strictly: `max_memory` is transformers' own, beside HFLM's `max_cpu_memory`.

@@ -40,6 +40,11 @@ PRIVATE: Final = {
     "lm_eval.config.evaluate_config": ("EvaluatorConfig.from_cli",),
     "lm_eval.loggers": ("EvaluationTracker.save_results_samples",),
     "lm_eval.models": ("MODEL_MAPPING",),
+    "lm_eval.models.openai_completions": (
+        "LocalCompletionsAPI._create_payload",
+        "LocalChatCompletion._create_payload",
+        "OpenAIChatCompletion._create_payload",
+    ),
     "lm_eval.models.utils": ("normalize_gen_kwargs", "resolve_max_length"),
     # What CtxLM overrides: a method renamed would leave an arm unsteered without a word.
     "lm_eval.models.huggingface": (
@@ -217,6 +222,38 @@ def without_defaults() -> Iterator[None]:
         yield
     finally:
         harness.TaskManager = whole
+
+
+@contextmanager
+def no_empty_stop() -> Iterator[None]:
+    """Inside, API models leave out a `stop` that says nothing; some servers answer it with 500.
+
+    It is empty where a task stops at no string and the model's end-of-text is not known.
+    """
+    from lm_eval.models import openai_completions as models
+
+    classes: Any = (
+        models.LocalCompletionsAPI,
+        models.LocalChatCompletion,
+        models.OpenAIChatCompletion,
+    )
+    whole = [one._create_payload for one in classes]
+    for one, create in zip(classes, whole, strict=True):
+        one._create_payload = _without_empty_stop(create)
+    try:
+        yield
+    finally:
+        for one, create in zip(classes, whole, strict=True):
+            one._create_payload = create
+
+
+def _without_empty_stop(create: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    @functools.wraps(create)
+    def payload(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        made = create(*args, **kwargs)
+        return {name: value for name, value in made.items() if name != "stop" or value}
+
+    return payload
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -198,9 +199,9 @@ def _default_records(benchmark: Benchmark) -> tuple[Iterable[Record], str]:
 
 
 def _revision(rows: Dataset) -> str:
-    """The commit the hub served, read from the names of the downloaded files."""
-    found = re.search(r"@([0-9a-f]{40})/", " ".join(rows.info.download_checksums or {}))
-    return found.group(1) if found else "unknown"
+    """The commit the hub served, by which `datasets` names the folder of a table it has cached."""
+    folders = [Path(file["filename"]).parent.name for file in rows.cache_files]
+    return next((name for name in folders if re.fullmatch("[0-9a-f]{40}", name)), "unknown")
 
 
 def _hashed(rows: Iterable[Mapping[str, Any]], digest: Any) -> Iterator[Mapping[str, Any]]:

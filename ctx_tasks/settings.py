@@ -14,9 +14,11 @@ from ctx_tasks.errors import UserError
 BEGUN = "answer begun"
 # What makes the arm: two arms are meant to differ in it, one checkpoint is not.
 TEMPLATE = "chat template"
-# Where data came from and how it was measured out differ between equal data.
+# What the weights were loaded as: bfloat16 moves a log-probability further than alpha 0.9 does.
+DTYPE = "dtype"
 # Answers are given, and the model says how likely they are.
 _RATED = ("multiple_choice", "loglikelihood")
+# Where data came from and how it was measured out differ between equal data.
 _NO_DATA = {"source", "tokenizer", "window"}
 
 
@@ -28,6 +30,7 @@ def settings(content: Mapping[str, Any], task: str) -> dict[str, Any]:
     return {
         "task version": content.get("versions", {}).get(task),
         TEMPLATE: content.get("chat_template_sha"),
+        DTYPE: _dtype(config),
         "system prompt": content.get("system_instruction_sha"),
         "few-shot": [shots, config.get("fewshot_seed")] if shots else 0,
         "limit": config.get("limit"),
@@ -44,6 +47,11 @@ def settings(content: Mapping[str, Any], task: str) -> dict[str, Any]:
         "data": _data(used, seen),
         "haystack": seen.get("sha256") if "lengths" in seen else None,
     }
+
+
+def _dtype(config: Mapping[str, Any]) -> str | None:
+    """What the harness read off the loaded model; None of a model behind an API."""
+    return str(config.get("model_dtype") or "").removeprefix("torch.") or None
 
 
 def _begun(used: Mapping[str, Any]) -> bool:
@@ -65,7 +73,12 @@ def _data(used: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
 
 def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Names of the settings in which two results differ."""
-    return [name for name in first if first[name] != second.get(name)]
+    return [name for name in first if unlike(name, first[name], second.get(name))]
+
+
+def unlike(name: str, a: Any, b: Any) -> bool:
+    """Whether two values of a setting differ; a dtype that nobody recorded may be the same."""
+    return bool(a != b) and not (name == DTYPE and None in (a, b))
 
 
 # How a run of ours was executed (`config.ctx`); none of it should move a score.

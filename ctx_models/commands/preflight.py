@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ctx_models.commands import backends
 from ctx_models.generation import check_generation, void
 from ctx_tasks import harness
 from ctx_tasks.catalogue import tasks
@@ -69,7 +70,9 @@ def check(given: Given) -> None:
     _check_flags(given)
     _check_trackers(given)
     check_metadata(given.metadata, given.tasks)
-    for entry in known_tasks(given) or ():
+    entries = known_tasks(given) or []
+    backends.check(given.model, given.gen_kwargs, entries)
+    for entry in entries:
         task = entry.cfg or {}
         if task.get("output_type") == "generate_until":
             _check_answers(given, entry.name, task.get("generation_kwargs") or {})

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from ctx_models import nano
-from ctx_models.commands import judge, preflight
+from ctx_models.commands import backends, judge, preflight
 from ctx_models.registry import MODEL, check_model, register_model
 from ctx_tasks import harness
 from ctx_tasks.catalogue import task_folder, tasks
@@ -89,6 +89,8 @@ def evaluate(args: argparse.Namespace) -> None:
     args.model_args = bundled_model(args, given)
     with ExitStack() as around:
         around.enter_context(judge.afterwards(args, config))
+        if backends.is_api(given.model):
+            around.enter_context(harness.no_empty_stop())
         around.enter_context(
             harness.our_copy_untold()
             if preflight.known_tasks(given) is None

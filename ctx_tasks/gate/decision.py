@@ -29,7 +29,7 @@ from ctx_tasks.gate.baseline import Measured, Measurement
 from ctx_tasks.gate.loss import LEVEL, Loss, paired_loss
 from ctx_tasks.gate.margin import Margin
 from ctx_tasks.intervals import FEW_CLUSTERS
-from ctx_tasks.settings import executed_apart, told
+from ctx_tasks.settings import executed_apart, told, unlike
 from ctx_tasks.statistics import SCALES, has_bounds, holm
 from ctx_tasks.tables import number
 
@@ -255,7 +255,7 @@ def _incomparable(old: Measured, new: Measured, one_arm: bool) -> str | None:
         return f"the baseline has the metric {old.metric}, the results {new.metric}"
     for name, value in old.settings.items():
         other = new.settings.get(name)
-        if value != other:
+        if unlike(name, value, other):
             a, b = told(value, other)
             return f"{name} is {a} in the baseline but {b} in the results; run them alike"
     # Marks, prefixes and templates that belong to the arm are meant to change the prompts.

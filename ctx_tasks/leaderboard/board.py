@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,8 @@ def board(runs: Sequence[Run], *, force: bool = False, unbegun_tax: bool = False
         raise UserError("There is no result to show; give a folder that lm_eval wrote to.")
     _one_template(entries, force)
     columns = _columns(entries)
-    marks = {column: _marks(entries, column, force) for column in columns}
+    strangers = _of_other_dtype(entries, force)
+    marks = {column: _marks(entries, column, strangers, force) for column in columns}
     shown = [*columns, *(average for average, _ in table.averages(columns))]
     rows = [_row(entry, entries, columns, marks) for entry in entries]
     if not unbegun_tax:
@@ -345,12 +346,36 @@ def _one_template(entries: Sequence[Entry], force: bool) -> None:
                 raise settings.refusal(entry.checkpoint, settings.TEMPLATE, *values, _INSTEAD)
 
 
-def _marks(entries: Sequence[Entry], column: str, force: bool) -> dict[int, str]:
+def _of_other_dtype(entries: Sequence[Entry], force: bool) -> set[int]:
+    """Entries (by id) in an arm that their checkpoint has in another dtype than most of its arms.
+
+    Different checkpoints have their own; and one checkpoint in two, with the same arms, is a
+    comparison of dtypes.
+    """
+    weights: dict[str, dict[str, list[Entry]]] = {}
+    for entry in entries:
+        if entry.dtype is not None:
+            weights.setdefault(entry.weights, {}).setdefault(entry.dtype, []).append(entry)
+    strangers: set[int] = set()
+    for by_dtype in weights.values():
+        usual = max(by_dtype.values(), key=len)
+        arms = {entry.arm for entry in usual}
+        for entry in (one for part in by_dtype.values() for one in part if one.arm not in arms):
+            strangers.add(id(entry))
+            if not force:
+                values = (usual[0].dtype, usual[0].runs[0].path), (entry.dtype, entry.runs[0].path)
+                raise settings.refusal(entry.checkpoint, settings.DTYPE, *values, _INSTEAD)
+    return strangers
+
+
+def _marks(
+    entries: Sequence[Entry], column: str, strangers: Set[int], force: bool
+) -> dict[int, str]:
     """What each entry (by id) has unlike most of its column."""
     having = [(entry, *entry.results[column]) for entry in entries if column in entry.results]
-    marks: dict[int, list[str]] = {}
+    marks = {id(entry): [settings.DTYPE] for entry, *_ in having if id(entry) in strangers}
     for name in having[0][1].settings:
-        if name == settings.TEMPLATE:
+        if name in (settings.TEMPLATE, settings.DTYPE):
             continue
         values = [settings.key(result.settings[name]) for _, result, _ in having]
         usual = Counter(values).most_common(1)[0][0]

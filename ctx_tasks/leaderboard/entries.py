@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ctx_tasks import columns as table
+from ctx_tasks import settings
 from ctx_tasks.arm import Arm
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import Run, Samples, TaskResult, read_samples
@@ -30,6 +32,18 @@ class Entry:
     @cached_property
     def model(self) -> tuple[str, str]:
         return self.checkpoint, self.identity
+
+    @cached_property
+    def weights(self) -> str:
+        """Equal for equal weights, whatever they were loaded as."""
+        arguments = json.loads(self.identity)
+        return json.dumps({name: arguments[name] for name in arguments if name != "dtype"})
+
+    @cached_property
+    def dtype(self) -> str | None:
+        """What the weights were loaded as, where a results file says so."""
+        found = [result.settings.get(settings.DTYPE) for result, _ in self.results.values()]
+        return next((one for one in found if one is not None), None)
 
     @property
     def logged(self) -> bool:

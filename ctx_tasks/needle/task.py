@@ -191,6 +191,11 @@ def longest_document(window: int | None, room: int, asked: int | None) -> int:
                 "a readable config; pass the tokens of the longest document, "
                 "--metadata '{\"max_length\": TOKENS}'."
             )
+        logger.warning(
+            "The model's window is not known: with prompt, chat template and answer the longest "
+            "document of %d tokens takes up to %d, which the server's window must hold.",
+            *(asked, asked + room),
+        )
         return asked
     if asked is not None and asked > window:
         raise UserError(

@@ -90,6 +90,17 @@ def test_different_settings_are_refused_or_marked(tmp_path, pair, change, messag
     assert found.mark
 
 
+def test_two_dtypes_are_refused_but_not_one_that_nobody_recorded(tmp_path, pair):
+    first, other = (
+        run(tmp_path / dtype, scores, config={"model_dtype": f"torch.{dtype}"})
+        for dtype, scores in (("float32", BEFORE), ("bfloat16", AFTER))
+    )
+    with pytest.raises(UserError, match='dtype is "float32" in .* but "bfloat16" in'):
+        compare(first, other)
+    assert compare(first, other, force=True)[0].mark == "dtype"
+    assert not compare(pair[0], other)[0].mark
+
+
 def test_a_difference_that_is_the_arm_needs_no_force(tmp_path, pair):
     """Template, steering and a begun answer are what two arms are meant to differ in."""
     prefix = {"gen_prefix": "The answer is"}

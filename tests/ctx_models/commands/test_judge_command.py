@@ -70,9 +70,9 @@ def test_missing_ratings_are_an_error_after_all_is_written(answers):
         code, out, err = judge(server, answers, "--yes")
         assert code == 2
         assert err.splitlines()[-1] == (
-            "ctx-eval: 1 of 8 answers got no rating (no single [[n]] in 'I pass.'): repeat the "
-            "command, which asks for what is missing alone, or name a judge that ends with [[n]], "
-            "n from 1 to 10."
+            "ctx-eval: 1 of 8 answers got no rating (1 × no single [[n]], such as 'I pass.'): "
+            "repeat the command, which asks for what is missing alone, or name a judge that ends "
+            "with [[n]], n from 1 to 10."
         )
         [path] = re.findall(r"^Wrote (.*)$", out, re.MULTILINE)
         assert read_runs([Path(path)])[0].tasks["mt_bench"].metrics["missing"].value == 1

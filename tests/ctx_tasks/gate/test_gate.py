@@ -66,6 +66,15 @@ def test_a_process_of_its_own_ends_with_the_code_of_the_verdict(tmp_path, baseli
     assert done.code == code
 
 
+def test_another_dtype_is_an_error_but_not_one_that_nobody_recorded(tmp_path, baseline):
+    half, whole = ({"config": {"model_dtype": f"torch.{one}"}} for one in ("bfloat16", "float32"))
+    new = write(tmp_path / "new", hits(300), **half)
+    assert gate("--baseline", baseline, new)[0] == 0
+    code, out, err = gate("--baseline", write(tmp_path / "old", hits(300), **whole), new)
+    assert code == 3
+    assert 'dtype is "float32" in the baseline but "bfloat16"' in " ".join((out + err).split())
+
+
 def test_the_same_answers_pass_however_few(tmp_path):
     folder = write(tmp_path / "a", hits(3, 5))
     again = shutil.copytree(folder, tmp_path / "again")

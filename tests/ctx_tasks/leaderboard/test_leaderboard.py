@@ -237,6 +237,40 @@ def test_two_templates_of_one_checkpoint_are_refused(folder):
         board(read_runs([folder]))
 
 
+def loaded_as(dtype, /, **given):
+    """The `config` of a results file whose model was loaded so, asked for or not."""
+    return {"model_dtype": f"torch.{dtype}", "model_args": {"pretrained": "org/model", **given}}
+
+
+@pytest.mark.parametrize("given", [{}, {"dtype": "bfloat16"}], ids=["found", "asked for"])
+def test_an_arm_in_another_dtype_than_its_checkpoint_s_others_is_refused_or_marked(tmp_path, given):
+    write(tmp_path / "raw", 30, config=loaded_as("float32"))
+    write(tmp_path / "chat", 20, chat=True, config=loaded_as("float32"))
+    other = steered() | loaded_as("bfloat16", **given)
+    write(tmp_path / "steered", 25, chat=True, config=other)
+    with pytest.raises(UserError, match='dtype is "float32" in .* but "bfloat16" in'):
+        board(read_runs([tmp_path]))
+    made = board(read_runs([tmp_path]), force=True)
+    assert {row.arm.name: row.cells["SQuAD"].mark for row in made.rows} == {
+        "raw": "",
+        "chat": "",
+        "chat, α 0.5 constant": "dtype",
+    }
+
+
+def test_two_dtypes_are_shown_where_they_are_what_is_compared(tmp_path):
+    """Other checkpoints in their own dtype, and one checkpoint in two, each with its arms."""
+    for dtype in ("float32", "bfloat16"):
+        asked = loaded_as(dtype, dtype=dtype)
+        write(tmp_path / dtype / "raw", 30, config=asked)
+        write(tmp_path / dtype / "chat", 20, chat=True, config=asked)
+    half = {"model_dtype": "torch.float16"}
+    write(tmp_path / "other", 20, chat=True, model="org/other", config=half)
+    made = board(read_runs([tmp_path]))
+    assert len(made.rows) == 5
+    assert not any(row.cells["SQuAD"].mark for row in made.rows)
+
+
 def test_every_format_holds_every_row(folder):
     made = board(read_runs([folder]))
     names = [row.arm.name for row in made.rows]
