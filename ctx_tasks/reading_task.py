@@ -30,7 +30,8 @@ class _Reading(ConfigurableTask):
     def process_results(self, doc: dict[str, Any], results: list[str]) -> dict[str, float]:
         """The YAML's scores, `score` being the metric that was asked for."""
         scores: dict[str, float] = super().process_results(doc, results)
-        return {**scores, "score": scores[self._score]}
+        # With --predict_only there is no score.
+        return scores | {"score": scores[self._score]} if self._score in scores else scores
 
 
 class Squad(_Reading):
