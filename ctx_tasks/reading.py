@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 def squad(
     *, squad_files: Any = None, data_used: dict[str, Any] | None = None, **_unused: Any
 ) -> dict[str, Dataset]:
-    """SQuAD v1.1 as the harness wants it: `{"validation": Dataset}` of `Document` columns.
+    """SQuAD v1.1 as the harness wants it: `{"validation": Dataset}` of `ReadingRow` columns.
 
     Args:
         squad_files: a path, folder, URL or list of these; None for `rajpurkar/squad`.

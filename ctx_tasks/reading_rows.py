@@ -21,7 +21,7 @@ CANNOTANSWER = "CANNOTANSWER"
 QUAC_URL = "https://s3.amazonaws.com/my89public/quac/val_v0.2.json"
 
 
-class Document(TypedDict):
+class ReadingRow(TypedDict):
     """One question. `references`: alternative answers, each a list of spans that are all needed."""
 
     id: str
@@ -54,7 +54,7 @@ class Benchmark:
         name: as it is called; `option` is the --metadata key that names its files.
         columns: what a row must have, for the message when it does not.
         unnest: a record of the original release -> rows in the hub's columns; a row -> itself.
-        parse: a row -> its document (here a `Document`), or None for a question that is left out.
+        parse: a row -> its document (here a `ReadingRow`), or None for a question that is left out.
         hub: arguments of `datasets.load_dataset`; empty where the default is `url`.
         schema: the columns of its documents.
         left_out: which questions `parse` gives None for, for the log.
@@ -73,7 +73,7 @@ class Benchmark:
 
 def _document(
     identity: Any, context: str, question: str, references: list[list[str]]
-) -> Document | None:
+) -> ReadingRow | None:
     kept = _unique([[span for span in spans if span.strip()] for spans in references])
     if not kept:
         return None
@@ -143,7 +143,7 @@ def _unnest_squad(record: Record) -> Iterator[Record]:
             yield Record(question.where, {**question.value, "context": context})
 
 
-def _parse_squad(record: Record) -> Document | None:
+def _parse_squad(record: Record) -> ReadingRow | None:
     context = field(record, "context", str, SQUAD)
     question = field(record, "question", str, SQUAD)
     answers = field(record, "answers", (dict, list), SQUAD)
@@ -177,7 +177,7 @@ def _unnest_quac(record: Record) -> Iterator[Record]:
         yield Record(paragraph.where, row)
 
 
-def _parse_quac(record: Record) -> Document | None:
+def _parse_quac(record: Record) -> ReadingRow | None:
     context = field(record, "context", str, QUAC).removesuffix(CANNOTANSWER).rstrip()
     questions = items(record, "questions", QUAC, str)
     answers = Record(record.where, field(record, "answers", dict, QUAC))
@@ -225,7 +225,7 @@ def _unnest_drop(record: Record) -> Iterator[Record]:
             yield Record(pair.where, {**pair.value, "passage": text})
 
 
-def _parse_drop(record: Record) -> Document | None:
+def _parse_drop(record: Record) -> ReadingRow | None:
     passage = field(record, "passage", str, DROP)
     question = field(record, "question", str, DROP)
     answers = [field(record, "answer", dict, DROP), *_validated(record)]

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from ctx_models import nano
 from ctx_models.allocation.shares import (
     Allocation,
+    NeedleRow,
     Rank,
-    Row,
     Rows,
     allocation_of,
     needle_ranking,
@@ -63,7 +63,7 @@ class Job:
     name: str
     checkpoint: dict[str, Any]
     arm: ArmSettings
-    rows: list[Row]
+    rows: list[NeedleRow]
     data: dict[str, Any]
     template: str
 
@@ -93,7 +93,7 @@ def plan(model_args: Sequence[str], grid: dict[str, Any], device: str | None = N
     Raises:
         UserError: whatever can be known to be wrong before a model loads.
     """
-    made: dict[str, tuple[list[Row], dict[str, Any]]] = {}
+    made: dict[str, tuple[list[NeedleRow], dict[str, Any]]] = {}
     return [_job(arguments, grid, device, made) for arguments in model_args]
 
 
@@ -101,7 +101,7 @@ def _job(
     arguments: str,
     grid: dict[str, Any],
     device: str | None,
-    made: dict[str, tuple[list[Row], dict[str, Any]]],
+    made: dict[str, tuple[list[NeedleRow], dict[str, Any]]],
 ) -> Job:
     given, arm = split(harness.read_arguments(arguments))
     settings = read_arm(arm)
@@ -122,7 +122,7 @@ def _job(
     return Job(name, given, settings, *made[key], str(tokenizer.chat_template))
 
 
-def _prompts(**settings: Any) -> tuple[list[Row], dict[str, Any]]:
+def _prompts(**settings: Any) -> tuple[list[NeedleRow], dict[str, Any]]:
     used: dict[str, Any] = {}
     build = nano_world.nih if settings.get("haystack") == NANO else needle.nih
     [built] = build(**settings, data_used=used).values()
@@ -188,7 +188,11 @@ class _Model:
 
 
 def _measured(
-    model: _Model, job: Job, folder: Path, what: str, measure: Callable[[CtxLM, Row], np.ndarray]
+    model: _Model,
+    job: Job,
+    folder: Path,
+    what: str,
+    measure: Callable[[CtxLM, NeedleRow], np.ndarray],
 ) -> Rows:
     """`measure` of every row, those on disk read and the others appended as they come."""
     path = folder / f"{job.fingerprint}-{what}.jsonl"

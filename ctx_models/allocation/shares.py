@@ -38,7 +38,7 @@ SEGMENTS = {
     "system": Segment.SYSTEM,
 }
 # A row of the needle test (`ctx_tasks.needle.task.build`), and what was measured of each.
-Row = Mapping[str, Any]
+NeedleRow = Mapping[str, Any]
 Rows = Sequence[np.ndarray]
 _RENORMALISED = ("user", "response prefix", "BOS and special")
 
@@ -92,7 +92,7 @@ class Rank:
     n: int
 
 
-def prompt_shares(lm: CtxLM, row: Row) -> np.ndarray:
+def prompt_shares(lm: CtxLM, row: NeedleRow) -> np.ndarray:
     """Shares of one prompt in both conditions, steered and marked as `lm` is.
 
     Returns:
@@ -105,7 +105,7 @@ def prompt_shares(lm: CtxLM, row: Row) -> np.ndarray:
     return np.stack([_last_row(lm, lm._tokens(_prompt(lm, row, chat=chat))) for chat in chats])
 
 
-def needle_shares(lm: CtxLM, row: Row) -> np.ndarray:
+def needle_shares(lm: CtxLM, row: NeedleRow) -> np.ndarray:
     """Attention on the needle's tokens at the last prompt token, with the chat template.
 
     Returns:
@@ -115,14 +115,16 @@ def needle_shares(lm: CtxLM, row: Row) -> np.ndarray:
     return _last_row(lm, lm._tokens(marked))[..., Segment.USER]
 
 
-def allocation_of(name: str, rows: Sequence[Row], data: dict[str, Any], found: Rows) -> Allocation:
+def allocation_of(
+    name: str, rows: Sequence[NeedleRow], data: dict[str, Any], found: Rows
+) -> Allocation:
     """The shares of a model from `prompt_shares` of each row."""
     shares = np.stack(found).astype(np.float64)
     by_condition = {condition: shares[:, i] for i, condition in enumerate(CONDITIONS)}
     return Allocation(name, by_condition, _clusters(rows), data)
 
 
-def needle_ranking(rows: Sequence[Row], found: Rows) -> list[Rank]:
+def needle_ranking(rows: Sequence[NeedleRow], found: Rows) -> list[Rank]:
     """Retrieval heads, strongest first, from `needle_shares` of each row."""
     shares, clusters = np.stack(found).astype(np.float64), _clusters(rows)
     ranked = [
@@ -179,14 +181,14 @@ def _mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float, int]:
     return float(values.mean()), cluster_error(values, clusters), len(values)
 
 
-def _clusters(rows: Sequence[Row]) -> np.ndarray:
+def _clusters(rows: Sequence[NeedleRow]) -> np.ndarray:
     """Cells with one needle are a cluster where there are several needles; else each is its own."""
     several = len({row["needle_id"] for row in rows}) > 1
     names = [str(row["needle_id"] if several else number) for number, row in enumerate(rows)]
     return cluster_numbers(names)
 
 
-def _prompt(lm: CtxLM, row: Row, *, chat: bool) -> Rendered:
+def _prompt(lm: CtxLM, row: NeedleRow, *, chat: bool) -> Rendered:
     """The prompt up to the last token before the answer, as the harness builds it."""
     question = prompt(row)
     prefix = row["response_prefix"]

@@ -43,7 +43,7 @@ COLUMNS = {**CONTEXT_TASKS, BY_HEART: columns.BY_HEART.named("nano")}
 
 
 @dataclass(frozen=True)
-class Entry:
+class Setup:
     """A bundled checkpoint (one of `nano.NAMES`) in one arm."""
 
     checkpoint: str
@@ -55,7 +55,7 @@ class Entry:
         return f"{self.checkpoint}-{self.arm.folder}"
 
     @property
-    def begun(self) -> Entry:
+    def begun(self) -> Setup:
         """The same with the answer begun."""
         return replace(self, arm=self.arm.begun)
 
@@ -86,18 +86,18 @@ class Entry:
 
 
 SENTENCE = "Answer from the passage only."
-RAW, CHAT = Entry("nano-chat", arms.RAW), Entry("nano-chat", arms.CHAT)
-TOLD = Entry("nano-chat", Arm(instruction=SENTENCE))
+RAW, CHAT = Setup("nano-chat", arms.RAW), Setup("nano-chat", arms.CHAT)
+TOLD = Setup("nano-chat", Arm(instruction=SENTENCE))
 STEERED = (
-    Entry("nano-chat", Arm(alpha=0.9)),
-    Entry("nano-chat", Arm(alpha=0.5)),
-    Entry("nano-chat", Arm(alpha=0.9, schedule="compound")),
+    Setup("nano-chat", Arm(alpha=0.9)),
+    Setup("nano-chat", Arm(alpha=0.5)),
+    Setup("nano-chat", Arm(alpha=0.9, schedule="compound")),
 )
-UNMARKED = Entry("nano-chat-ind", arms.CHAT)
-MARKED = Entry("nano-chat-ind", Arm(indicator=INDICATOR))
+UNMARKED = Setup("nano-chat-ind", arms.CHAT)
+MARKED = Setup("nano-chat-ind", Arm(indicator=INDICATOR))
 # Entries of one checkpoint stand together: it is loaded once. Raw is compared begun alone.
-ENTRIES = (
-    Entry("nano-base", arms.RAW),
+SETUPS = (
+    Setup("nano-base", arms.RAW),
     RAW.begun,
     *(one for entry in (CHAT, TOLD, *STEERED, UNMARKED, MARKED) for one in (entry.begun, entry)),
 )
@@ -106,10 +106,10 @@ Samples = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Row:
+class Outcome:
     """What the harness reported for an entry: its results and, by task, its samples."""
 
-    entry: Entry
+    entry: Setup
     results: dict[str, Any]
     samples: Samples
 
@@ -124,7 +124,7 @@ def run(
     output: Path,
     metadata: Mapping[str, Any] = QUICK,
     checkpoints: Mapping[str, str | Path] | None = None,
-) -> list[Row]:
+) -> list[Outcome]:
     """Evaluate every entry on the CPU and write its results, samples and heatmap.
 
     Args:
@@ -142,11 +142,11 @@ def run(
         raise UserError(
             f"The demo's models are not all there: {', '.join(missing)}; reinstall lm-eval-ctx."
         )
-    commands = [entry.command(output, metadata) for entry in ENTRIES]
+    commands = [entry.command(output, metadata) for entry in SETUPS]
     write_text(output / "commands.txt", "\n".join(commands) + "\n")
     rows = []
-    with _one_thread(), logs.progress(len(ENTRIES), " arms") as (bar, say):
-        for checkpoint, entries in groupby(ENTRIES, key=lambda entry: entry.checkpoint):
+    with _one_thread(), logs.progress(len(SETUPS), " arms") as (bar, say):
+        for checkpoint, entries in groupby(SETUPS, key=lambda entry: entry.checkpoint):
             folder = str(folders[checkpoint])
             for row in _evaluated(folder, list(entries), metadata, output, bar, say):
                 rows.append(row)
@@ -156,12 +156,12 @@ def run(
 
 def _evaluated(
     folder: str,
-    entries: Sequence[Entry],
+    entries: Sequence[Setup],
     metadata: Mapping[str, Any],
     output: Path,
     bar: tqdm[Any],
     say: logs.Say,
-) -> Iterator[Row]:
+) -> Iterator[Outcome]:
     """The rows of one checkpoint, loaded once; each is written before it is given."""
     bar.set_description(f"loading {entries[0].checkpoint}")
     tasks = harness.task_manager(metadata={"pretrained": folder, **metadata})
@@ -178,7 +178,7 @@ def _evaluated(
         yield row
 
 
-def _run_entry(model: CtxLM, entry: Entry, tasks: TaskManager, output: Path, log: Path) -> Row:
+def _run_entry(model: CtxLM, entry: Setup, tasks: TaskManager, output: Path, log: Path) -> Outcome:
     model.set_arm(read_arm(entry.arm))
     results = evaluate(
         model,
@@ -194,7 +194,7 @@ def _run_entry(model: CtxLM, entry: Entry, tasks: TaskManager, output: Path, log
     )
     assert results is not None
     samples: Samples = results.pop("samples")
-    return Row(entry, results, {task: list(rows) for task, rows in samples.items()})
+    return Outcome(entry, results, {task: list(rows) for task, rows in samples.items()})
 
 
 @contextmanager

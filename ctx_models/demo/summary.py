@@ -24,8 +24,8 @@ from ctx_models.demo.run import (
     STEERED,
     TOLD,
     UNMARKED,
-    Entry,
-    Row,
+    Outcome,
+    Setup,
 )
 from ctx_tasks.results import Samples, samples_of
 from ctx_tasks.statistics import (
@@ -38,7 +38,7 @@ from ctx_tasks.statistics import (
 from ctx_tasks.tables import Head, Labelled, Table, score, sizes, with_error
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[Outcome]) -> Table:
     """Scores ± standard errors over clusters, n in the heads, in 80 characters."""
     heads = [Head(column, (_sizes(rows, column),)) for column in COLUMNS]
     entries = [
@@ -53,7 +53,7 @@ def table(rows: Sequence[Row]) -> Table:
     return Table(Head("model, how it is run"), heads, entries, title)
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Outcome]) -> str:
     """The table as Markdown."""
     heads = [f"{column} ({_sizes(rows, column)})" for column in COLUMNS]
     lines = [["model", "how it is run", *heads], ["---"] * 2 + ["---:"] * len(heads)]
@@ -63,7 +63,7 @@ def markdown(rows: Sequence[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def sentence(rows: Sequence[Row]) -> str:
+def sentence(rows: Sequence[Outcome]) -> str:
     """One sentence on what the chat template costs and what the remedies win back, as measured."""
     by_entry = {row.entry: row for row in rows}
     raw, chat = by_entry[RAW.begun], by_entry[CHAT.begun]
@@ -83,18 +83,20 @@ def sentence(rows: Sequence[Row]) -> str:
     )
 
 
-def context_score(row: Row) -> float:
+def context_score(row: Outcome) -> float:
     """Mean of the four context tasks, each counting once."""
     return fmean(_reported(row, _task(row, column))["score,none"] for column in CONTEXT_TASKS)
 
 
-def difference(row: Row, other: Row, columns: Sequence[str] = tuple(CONTEXT_TASKS)) -> Difference:
+def difference(
+    row: Outcome, other: Outcome, columns: Sequence[str] = tuple(CONTEXT_TASKS)
+) -> Difference:
     """Mean over `columns` of how much more `row` scores than `other` on the same documents."""
     parts = [_paired(row, other, column) for column in columns]
     return mean_difference(parts)
 
 
-def _paired(row: Row, other: Row, column: str) -> Difference:
+def _paired(row: Outcome, other: Outcome, column: str) -> Difference:
     task = _task(row, column)
     # A begun answer is compared with a begun one alone.
     assert task == other.task(column)
@@ -103,7 +105,9 @@ def _paired(row: Row, other: Row, column: str) -> Difference:
     return paired_difference(before, after, "score")
 
 
-def _gains(rows: Mapping[Entry, Row], remedy: Entry, over: Entry) -> tuple[Difference, Difference]:
+def _gains(
+    rows: Mapping[Setup, Outcome], remedy: Setup, over: Setup
+) -> tuple[Difference, Difference]:
     """What a remedy changes with the answer begun, and without."""
     begun = difference(rows[remedy.begun], rows[over.begun])
     return begun, difference(rows[remedy], rows[over])
@@ -125,40 +129,40 @@ def _verdict(cost: Difference) -> str:
     return f"The chat template {verb} nano-chat's context score"
 
 
-def _setting(entry: Entry) -> str:
+def _setting(entry: Setup) -> str:
     return f"α {entry.arm.alpha:g} {entry.arm.schedule}"
 
 
-def _price(row: Row, other: Row) -> str:
+def _price(row: Outcome, other: Outcome) -> str:
     return _shown(difference(row, other, [BY_HEART]))
 
 
-def _task(row: Row, column: str) -> str:
+def _task(row: Outcome, column: str) -> str:
     task = row.task(column)
     assert task is not None
     return task
 
 
-def _reported(row: Row, task: str) -> Mapping[str, Any]:
+def _reported(row: Outcome, task: str) -> Mapping[str, Any]:
     found: Mapping[str, Any] = row.results["results"][task]
     return found
 
 
-def _sizes(rows: Sequence[Row], column: str) -> str:
+def _sizes(rows: Sequence[Outcome], column: str) -> str:
     found = [_estimate(row, column) for row in rows]
     return sizes((one.n, one.clusters) for one in found if one is not None)
 
 
-def _score(row: Row, column: str) -> tuple[float, float]:
+def _score(row: Outcome, column: str) -> tuple[float, float]:
     """Score and standard error; NaN where the arm has no such task."""
     found = _estimate(row, column)
     return (math.nan, math.nan) if found is None else (found.mean, found.error)
 
 
-def _estimate(row: Row, column: str) -> Estimate | None:
+def _estimate(row: Outcome, column: str) -> Estimate | None:
     task = row.task(column)
     return None if task is None else estimate_samples(_samples(row, task), "score")
 
 
-def _samples(row: Row, task: str) -> Samples:
+def _samples(row: Outcome, task: str) -> Samples:
     return samples_of(row.samples[task], "score")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class Document(TypedDict):
+class ConflictRow(TypedDict):
     """One question.
 
     `context_answers`: names of the passage's answer. `memory_answers`: the answers that a model may
@@ -47,7 +47,7 @@ class Document(TypedDict):
 def conflict(
     *, conflict_files: Any = None, data_used: dict[str, Any] | None = None, **_unused: Any
 ) -> dict[str, Dataset]:
-    """The questions as the harness wants them: `{"validation": Dataset}` of `Document` columns.
+    """The questions as the harness wants them: `{"validation": Dataset}` of `ConflictRow` columns.
 
     Args:
         conflict_files: a path, folder, URL or list of these.
@@ -65,7 +65,7 @@ def conflict(
     return reading.load(CONFLICT, conflict_files, data_used)
 
 
-def _parse(record: Record) -> Document | None:
+def _parse(record: Record) -> ConflictRow | None:
     confiqa = "cf_context" in record.value
     context = field(record, "cf_context" if confiqa else "context", str, CONFLICT)
     question = field(record, "question", str, CONFLICT)

@@ -49,7 +49,7 @@ _INSTEAD = "show them with a mark"
 
 
 @dataclass(frozen=True)
-class Cell:
+class Score:
     """A score of one row and column.
 
     Attributes:
@@ -117,7 +117,7 @@ class Row:
 
     checkpoint: str
     arm: Arm
-    cells: dict[str, Cell]
+    cells: dict[str, Score]
     tax: Change | None
     unbegun_tax: Change | None
     gain: Change | None
@@ -205,7 +205,7 @@ def _row(
     )
 
 
-def _cell(entry: Entry, column: str) -> Cell:
+def _cell(entry: Entry, column: str) -> Score:
     result, samples = entry.results[column][0], entry.scores(column)
     reported = result.metrics[result.primary]
     if samples is None:
@@ -217,17 +217,17 @@ def _cell(entry: Entry, column: str) -> Cell:
     else:
         found = estimate_samples(samples, result.primary)
     shares: dict[str, Any] = {name: entry.share(column, name) for name in BESIDE}
-    return Cell(reported.value, found.error, found.n, found, **shares)
+    return Score(reported.value, found.error, found.n, found, **shares)
 
 
-def _average(cells: Sequence[Cell]) -> Cell:
+def _average(cells: Sequence[Score]) -> Score:
     error = float(np.sqrt(np.sum([cell.error**2 for cell in cells]))) / len(cells)
     mark = "; ".join(dict.fromkeys(cell.mark for cell in cells if cell.mark))
     mean = float(np.mean([cell.value for cell in cells]))
     shares: dict[str, Any] = {
         name: float(np.mean([getattr(cell, name) for cell in cells])) for name in BESIDE
     }
-    return Cell(mean, error, sum(cell.n for cell in cells), mark=mark, **shares)
+    return Score(mean, error, sum(cell.n for cell in cells), mark=mark, **shares)
 
 
 def _change(before: Entry, after: Entry) -> Change | None:
@@ -324,7 +324,7 @@ def _apart(
     )
 
 
-def _unpaired(a: Cell, b: Cell) -> Difference:
+def _unpaired(a: Score, b: Score) -> Difference:
     assert a.estimate is not None
     assert b.estimate is not None
     return independent_difference(a.estimate, b.estimate)

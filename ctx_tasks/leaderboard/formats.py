@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from ctx_tasks import tables
-from ctx_tasks.leaderboard.board import Board, Cell, Change, Row
+from ctx_tasks.leaderboard.board import Board, Change, Row, Score
 from ctx_tasks.scores import BESIDE
 from ctx_tasks.tables import Head, Labelled, Table, Value, plain_text, with_error, with_interval
 
@@ -95,7 +95,7 @@ def _sizes(board: Board, column: str) -> str:
     return tables.sizes((one.n, one.clusters) for one in found) if found else ""
 
 
-def _value(cell: Cell | None) -> Value:
+def _value(cell: Score | None) -> Value:
     """ "0.93 ±.03~" """
     if cell is None:
         return Value("-")
@@ -214,7 +214,7 @@ def _empty(change: Change) -> str:
     return "-" if math.isnan(sum(change.empty)) else "{:.2f}, {:.2f}".format(*change.empty)
 
 
-def score(cell: Cell | None) -> str:
+def score(cell: Score | None) -> str:
     """Value ± standard error, three digits; "-" where there is no score."""
     if cell is None or math.isnan(cell.value):
         return "-"
@@ -223,7 +223,7 @@ def score(cell: Cell | None) -> str:
     return shown + "".join(f" {sign}" for sign in flags)
 
 
-def _markdown_cell(cell: Cell | None) -> str:
+def _markdown_cell(cell: Score | None) -> str:
     text = score(cell).replace("~", "\\~")
     mark = f" ({escape(cell.mark)})" if cell is not None and cell.mark else ""
     return f"**{text}**{mark}" if cell is not None and cell.best else text + mark

@@ -18,7 +18,7 @@ from ctx_tasks import reading
 from ctx_tasks.conflict import CONFLICT
 from ctx_tasks.errors import UserError
 from ctx_tasks.needle import task as needle
-from ctx_tasks.reading_rows import DROP, QUAC, SQUAD, Benchmark, Document
+from ctx_tasks.reading_rows import DROP, QUAC, SQUAD, Benchmark, ReadingRow
 from ctx_tasks.rows import Record, read_file
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _first(records: list[Record], questions: Any) -> Iterable[Record]:
     return records[:questions]
 
 
-def _parse_by_heart(record: Record) -> Document:
+def _parse_by_heart(record: Record) -> ReadingRow:
     question, answer = record.value["question"], record.value["answer"]
     return {
         # Drawn with repetition: the line, not the wording, is what tells questions apart.

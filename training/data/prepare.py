@@ -50,7 +50,7 @@ from training.data.workers import cores, ordered_map
 
 
 @dataclasses.dataclass
-class Account:
+class Preparation:
     """What became of the input, and Table 1's row for the output.
 
     `read` = `kept` + `changed` + `dropped`, in conversations. `changed_by` and `dropped_by` count
@@ -152,7 +152,7 @@ class Preparer:
         self._seen: set[bytes] = set()
         self._overhead = 0
         self._measures = tokenizer is not None
-        self.account = Account()
+        self.account = Preparation()
         if tokenizer is not None:
             self.account.tokens = 0
             self._overhead = MESSAGE_OVERHEAD + len(tokenizer("")["input_ids"])
@@ -248,7 +248,7 @@ def prepare(
     data_file: str | None = None,
     report: str | Path | None = None,
     processes: int | None = None,
-) -> Account:
+) -> Preparation:
     """Clean the dataset `source` into `output` (`.jsonl` or `.parquet`) and return the account.
 
     `source`: local file or folder, or a hub name (with its `split`, or one `data_file` of it).
@@ -336,7 +336,7 @@ def _stream(
         _require_output(preparer.account)
 
 
-def _require_output(account: Account) -> None:
+def _require_output(account: Preparation) -> None:
     if account.conversations == 0:
         reasons = (f"{count} {reason}" for reason, count in account.dropped_by.most_common())
         raise UserError(
@@ -356,7 +356,7 @@ def _report_row(index: int, identity: str, fate: Fate) -> Row:
     }
 
 
-def summary(account: Account) -> str:
+def summary(account: Preparation) -> str:
     """The account in lines for the terminal, Table 1's row last."""
     lines = [
         f"{account.read} conversations read: {account.kept} kept, {account.changed} changed, "
@@ -381,7 +381,7 @@ def summary(account: Account) -> str:
     return "\n".join([*lines, _table_row(account)])
 
 
-def _table_row(account: Account) -> str:
+def _table_row(account: Preparation) -> str:
     average = account.average_tokens
     tokens = "not measured (no --tokenizer)" if average is None else f"{average:.2f}"
     return (

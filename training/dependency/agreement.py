@@ -26,7 +26,7 @@ import numpy as np
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import require_writable, whole_file, write_text
 from ctx_tasks.rows import read_rows
-from training.dependency.run import Run, Seed
+from training.dependency.run import ScoringRun, Seed
 
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -52,7 +52,7 @@ def disagreement(scores: Sequence[Sequence[float]], share: float = 0.1) -> Matri
 
 
 @dataclass(frozen=True)
-class Account:
+class Agreement:
     """What `agreement` measured; `mean` and `highest` are over pairs of different layers."""
 
     conversations: int
@@ -79,7 +79,7 @@ def agreement(
     quantize: str | None = None,
     device: str | None = None,
     figure: str | Path | None = None,
-) -> Account | None:
+) -> Agreement | None:
     """Write the disagreement of all pairs of layers to `output` (`.csv`) and as a heatmap.
 
     Sharded and continued like `scoring.score`, whose arguments the others are.
@@ -102,7 +102,7 @@ def agreement(
     loaded = Seed(model, tokenizer, revision, dtype, quantize, device)
     sample = _sample(source, conversations, seed)
     options = {"conversations": conversations, "seed": seed, "share": share}
-    run = Run(
+    run = ScoringRun(
         source,
         output,
         loaded,
@@ -123,7 +123,7 @@ def agreement(
         write_csv(output, matrix)
         draw(figure, matrix, share, len(scores[0]))
         run.finish(vars(_account(matrix, len(scores[0]), share, len(sample))))
-    return Account(**run.counts())
+    return Agreement(**run.counts())
 
 
 def _check(output: str | Path, conversations: int, share: float) -> None:
@@ -156,11 +156,11 @@ def _by_layer(scores: dict[int, list[list[float | None]]]) -> list[list[float]]:
     return layers
 
 
-def _account(matrix: Matrix, turns: int, share: float, conversations: int) -> Account:
+def _account(matrix: Matrix, turns: int, share: float, conversations: int) -> Agreement:
     pairs = matrix[~np.eye(len(matrix), dtype=bool)]
     mean, highest = (float(pairs.mean()), float(pairs.max())) if pairs.size else (0.0, 0.0)
     selected = max(1, round(share * turns))
-    return Account(conversations, turns, selected, len(matrix), round(mean, 6), round(highest, 6))
+    return Agreement(conversations, turns, selected, len(matrix), round(mean, 6), round(highest, 6))
 
 
 def write_csv(path: str | Path, matrix: Matrix) -> None:
@@ -202,7 +202,7 @@ def _label(axes: Any, layers: int, share: float, turns: int) -> None:
     axes.set_title(f"Disagreement on the top {share:.0%} of {turns} turns")
 
 
-def summary(account: Account) -> str:
+def summary(account: Agreement) -> str:
     """The account in a line for the terminal."""
     return (
         f"{account.conversations} conversations, {account.turns} scored turns, {account.selected} "

@@ -132,7 +132,7 @@ def _loaded(loader: Any, kind: str, name: str, **keywords: Any) -> Any:
         ) from error
 
 
-class Run:
+class ScoringRun:
     """One output being scored on some layers, in this process and those launched with it.
 
     `start` claims the output, `work` scores this process's share and waits for the others; then the

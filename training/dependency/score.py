@@ -18,14 +18,14 @@ from ctx_tasks.files import require_writable
 from ctx_tasks.row_writer import write_rows
 from ctx_tasks.rows import Row, read_rows
 from training.dependency.equation import Scores, default_layer
-from training.dependency.run import Run, Seed
+from training.dependency.run import ScoringRun, Seed
 from training.dependency.select import BETA, SCORES
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
-class Account:
+class ScoreSummary:
     """What `score` did, in conversations and assistant turns.
 
     `turns` = `scored` + `empty` + `cut` + `beyond` + `refused`; all but the first are null.
@@ -60,7 +60,7 @@ def score(
     dtype: str = "auto",
     quantize: str | None = None,
     device: str | None = None,
-) -> Account | None:
+) -> ScoreSummary | None:
     """Write `source` to `output` with the column `context_dependency`: one score a turn, or null.
 
     Rows keep their order and other columns. Leaves `OUTPUT.meta.json`. Call it in every process of
@@ -91,7 +91,9 @@ def score(
     seed = Seed(model, tokenizer, revision, dtype, quantize, device)
     depth = seed.depth()
     chosen = default_layer(depth) if layer is None else layer
-    run = Run(source, output, seed, [chosen], max_length, batch_tokens, command="ctx-train score")
+    run = ScoringRun(
+        source, output, seed, [chosen], max_length, batch_tokens, command="ctx-train score"
+    )
     run.say(
         f"Scoring layer {chosen} of {depth} (from 0) on the first {run.max_length} tokens, in "
         f"{run.processes} process(es)."
@@ -103,7 +105,7 @@ def score(
     if not run.finished:
         scores, fates = run.results()
         write_rows(output, _with_scores(source, scores))
-        account = Account(
+        account = ScoreSummary(
             conversations=len(scores),
             layer=chosen,
             layers=depth,
@@ -112,11 +114,11 @@ def score(
             **{**fates, **_spread(scores)},
         )
         run.finish(vars(account))
-    return Account(**run.counts())
+    return ScoreSummary(**run.counts())
 
 
 def _spread(scores: Mapping[int, list[Scores]]) -> dict[str, Any]:
-    """How the scores lie, in the words of `Account`."""
+    """How the scores lie, in the words of `ScoreSummary`."""
     values = [score for [turns] in scores.values() for score in turns if score is not None]
     quantiles = np.quantile(values, QUANTILES).round(6).tolist() if values else []
     return {"above_beta": sum(score > BETA for score in values), "quantiles": quantiles}
@@ -127,7 +129,7 @@ def _with_scores(source: str | Path, scores: Mapping[int, list[Scores]]) -> Iter
         yield {**row, SCORES: scores[index][0]}
 
 
-def summary(account: Account) -> str:
+def summary(account: ScoreSummary) -> str:
     """The account in lines for the terminal."""
     said = (
         f"{account.conversations} conversations, {account.turns} turns: {account.scored} scored on "

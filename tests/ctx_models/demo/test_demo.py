@@ -18,7 +18,7 @@ from rich.console import Console
 from ctx_models import nano
 from ctx_models.demo import run as demo
 from ctx_models.demo import summary as demo_summary
-from ctx_models.demo.run import BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, ENTRIES, RAW, Entry, Row
+from ctx_models.demo.run import BY_HEART, CHAT, COLUMNS, CONTEXT_TASKS, RAW, SETUPS, Outcome, Setup
 from ctx_tasks import columns, harness, tables
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import samples_of
@@ -30,7 +30,7 @@ SMALL = {"lengths": 2, "depths": 2, "max_length": 260, "questions": 4}
 
 
 class Demo(NamedTuple):
-    rows: list[Row]
+    rows: list[Outcome]
     output: Path
 
 
@@ -41,8 +41,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 def test_the_arms_are_those_of_the_paper() -> None:
-    assert len({entry.folder for entry in ENTRIES}) == len(ENTRIES) == 16
-    begun = [entry.arm.name for entry in ENTRIES if entry.arm.prefix]
+    assert len({entry.folder for entry in SETUPS}) == len(SETUPS) == 16
+    begun = [entry.arm.name for entry in SETUPS if entry.arm.prefix]
     assert begun == [
         "raw, prefix",
         "chat, prefix",
@@ -51,14 +51,14 @@ def test_the_arms_are_those_of_the_paper() -> None:
         "chat, prefix",
         "chat, prefix, [IND]",
     ]
-    unbegun = [entry.arm.name for entry in ENTRIES[1:] if not entry.arm.prefix]
+    unbegun = [entry.arm.name for entry in SETUPS[1:] if not entry.arm.prefix]
     assert unbegun == [name.replace(", prefix", "") for name in begun[1:]]
 
 
 def test_every_arm_leaves_results_samples_and_a_heatmap(shown: Demo) -> None:
     kept = {path.name for path in shown.output.iterdir()}
     assert kept == {"commands.txt"} | {
-        name for entry in ENTRIES for name in (entry.folder, f"{entry.folder}.png")
+        name for entry in SETUPS for name in (entry.folder, f"{entry.folder}.png")
     }
     for row in shown.rows:
         assert imread(shown.output / f"{row.entry.folder}.png").shape[0] > 500
@@ -110,7 +110,7 @@ def test_the_table_fits_80_characters_and_names_every_arm(shown: Demo) -> None:
     assert " ".join(lines).count("n = 4") == len(COLUMNS)
     tables.show(demo_summary.table(shown.rows), Console(width=250, file=wide))
     assert wide.getvalue().count("±") == narrow.getvalue().count("±")
-    for entry in ENTRIES:
+    for entry in SETUPS:
         named = (line.strip() for line in wide.getvalue().splitlines())
         line = next(line for line in named if line.startswith(f"{entry.arm.name} "))
         assert line.count("±") == (len(CONTEXT_TASKS) if entry.arm.prefix else len(COLUMNS))
@@ -122,19 +122,19 @@ def test_at_60_characters_columns_move_to_a_second_table(shown: Demo) -> None:
     lines = file.getvalue().splitlines()
     assert all(len(line) <= 60 for line in lines)
     # Longer ones are folded.
-    names = [entry.arm.name for entry in ENTRIES if len(entry.arm.name) <= 20]
+    names = [entry.arm.name for entry in SETUPS if len(entry.arm.name) <= 20]
     for name in names:
         own = [line for line in lines if line.strip().startswith(f"{name} ")]
         assert len(own) == 2 * names.count(name)
     scores = sum(line.count("±") for line in lines)
     assert scores == sum(
-        len(CONTEXT_TASKS) if entry.arm.prefix else len(COLUMNS) for entry in ENTRIES
+        len(CONTEXT_TASKS) if entry.arm.prefix else len(COLUMNS) for entry in SETUPS
     )
 
 
 def test_the_markdown_has_the_harness_scores_and_the_leaderboards_errors(shown: Demo) -> None:
     lines = demo_summary.markdown(shown.rows).splitlines()
-    assert len(lines) == 2 + len(ENTRIES)
+    assert len(lines) == 2 + len(SETUPS)
     for line, row in zip(lines[2:], shown.rows, strict=True):
         cells = line.strip("| ").split(" | ")
         assert cells[:2] == [row.entry.checkpoint, row.entry.arm.name]
@@ -161,7 +161,7 @@ def test_the_sentence_is_one_sentence_with_the_measured_scores(shown: Demo) -> N
 
 def test_commands_are_read_by_the_harness_as_the_arms_are(shown: Demo) -> None:
     lines = (shown.output / "commands.txt").read_text(encoding="utf-8").splitlines()
-    for line, entry in zip(lines, ENTRIES, strict=True):
+    for line, entry in zip(lines, SETUPS, strict=True):
         program, command, *arguments = shlex.split(line)
         assert (program, command) == ("ctx-eval", "run")
         parsed = harness.run_parser().parse_args(arguments)
@@ -174,11 +174,11 @@ def test_commands_are_read_by_the_harness_as_the_arms_are(shown: Demo) -> None:
 @pytest.mark.slow
 def test_the_command_of_an_arm_gives_its_scores(shown: Demo, tmp_path: Path) -> None:
     """nano-base's, which is the bundled model in this test as in the demo."""
-    command = ENTRIES[0].command(tmp_path, SMALL)
+    command = SETUPS[0].command(tmp_path, SMALL)
     assert ctx_eval(*shlex.split(command)[1:]).code == 0
     [written] = tmp_path.rglob("results_*.json")
     results = json.loads(written.read_text(encoding="utf-8"))
-    [ours] = (shown.output / ENTRIES[0].folder).glob("results_*.json")
+    [ours] = (shown.output / SETUPS[0].folder).glob("results_*.json")
     expected = json.loads(ours.read_text(encoding="utf-8"))
     assert results["results"] == expected["results"]
     assert results["task_hashes"] == expected["task_hashes"]
@@ -189,7 +189,7 @@ def test_a_second_run_gives_the_same_scores_and_replaces_the_first(
     shown: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefixed = next(row for row in shown.rows if row.entry.arm.prefix)
-    monkeypatch.setattr(demo, "ENTRIES", (prefixed.entry,))
+    monkeypatch.setattr(demo, "SETUPS", (prefixed.entry,))
     for _ in range(2):
         [again] = demo.run(tmp_path, SMALL)
         assert again.results["results"] == prefixed.results["results"]
@@ -225,7 +225,7 @@ def test_help_of_the_demo_imports_no_torch() -> None:
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def row(entry: Entry, scores: Mapping[str, list[float]]) -> Row:
+def row(entry: Setup, scores: Mapping[str, list[float]]) -> Outcome:
     """A row whose task in each column has these scores, two questions a passage."""
     task = {c: columns.begun(t) if entry.arm.prefix else t for c, t in COLUMNS.items()}
     samples = {
@@ -240,14 +240,14 @@ def row(entry: Entry, scores: Mapping[str, list[float]]) -> Row:
         task: {"score,none": sum(one["score"] for one in given) / len(given)}
         for task, given in samples.items()
     }
-    return Row(entry, {"results": results}, samples)
+    return Outcome(entry, {"results": results}, samples)
 
 
-def made_up(**context: list[float]) -> list[Row]:
+def made_up(**context: list[float]) -> list[Outcome]:
     """All arms; those named by `context` have these scores in every context task, others halves."""
     halves = [0.0, 1.0] * 4
     rows = []
-    for entry in ENTRIES:
+    for entry in SETUPS:
         scores = context.get(entry.folder.replace("-", "_").replace(".", ""), halves)
         rows.append(row(entry, {**dict.fromkeys(CONTEXT_TASKS, scores), BY_HEART: halves}))
     return rows

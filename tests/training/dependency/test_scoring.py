@@ -22,7 +22,7 @@ from tests.training.dependency.conversations import CONVERSATIONS, conversation,
 from training import files
 from training.dependency.equation import score_batch, score_conversation
 from training.dependency.parts import Parts
-from training.dependency.score import Account, score, summary
+from training.dependency.score import ScoreSummary, score, summary
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_every_turn_is_accounted_for(scored, checkpoint):
     assert counts["quantiles"][2] == pytest.approx(statistics.median(known), abs=1e-6)
     assert counts["above_beta"] == sum(score > 0.6 for score in known)
     assert "Scoring layer 2 of 3" in printed
-    said = summary(Account(**counts))
+    said = summary(ScoreSummary(**counts))
     assert f"{counts['quantiles'][2]:.3f} (50%)" in said
     assert f"{counts['above_beta']} above 0.6" in said
 
