@@ -99,7 +99,7 @@ MARKED = Setup("nano-chat-ind", Arm(indicator=INDICATOR))
 SETUPS = (
     Setup("nano-base", arms.RAW),
     RAW.begun,
-    *(one for entry in (CHAT, TOLD, *STEERED, UNMARKED, MARKED) for one in (entry.begun, entry)),
+    *(one for setup in (CHAT, TOLD, *STEERED, UNMARKED, MARKED) for one in (setup.begun, setup)),
 )
 
 Samples = dict[str, list[dict[str, Any]]]
@@ -107,16 +107,16 @@ Samples = dict[str, list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the harness reported for an entry: its results and, by task, its samples."""
+    """What the harness reported for a setup: its results and, by task, its samples."""
 
-    entry: Setup
+    setup: Setup
     results: dict[str, Any]
     samples: Samples
 
     def task(self, column: str) -> str | None:
-        """The entry's task in a column of the table; None where it has none."""
+        """The setup's task in a column of the table; None where it has none."""
         plain = COLUMNS[column]
-        wanted = columns.begun(plain) if self.entry.arm.prefix else plain
+        wanted = columns.begun(plain) if self.setup.arm.prefix else plain
         return wanted if wanted in self.samples else None
 
 
@@ -125,10 +125,10 @@ def run(
     metadata: Mapping[str, Any] = QUICK,
     checkpoints: Mapping[str, str | Path] | None = None,
 ) -> list[Outcome]:
-    """Evaluate every entry on the CPU and write its results, samples and heatmap.
+    """Evaluate every setup on the CPU and write its results, samples and heatmap.
 
     Args:
-        output: folder for `commands.txt`, and for each entry a folder in the harness's format and a
+        output: folder for `commands.txt`, and for each setup a folder in the harness's format and a
             PNG, both named after it. Its older results are replaced when the new are complete.
         metadata: `QUICK`, `FULL`, or other settings of the nano tasks.
         checkpoints: folders by the names in `nano.NAMES`; None for the bundled ones.
@@ -142,13 +142,13 @@ def run(
         raise UserError(
             f"The demo's models are not all there: {', '.join(missing)}; reinstall lm-eval-ctx."
         )
-    commands = [entry.command(output, metadata) for entry in SETUPS]
+    commands = [setup.command(output, metadata) for setup in SETUPS]
     write_text(output / "commands.txt", "\n".join(commands) + "\n")
     rows = []
     with _one_thread(), logs.progress(len(SETUPS), " arms") as (bar, say):
-        for checkpoint, entries in groupby(SETUPS, key=lambda entry: entry.checkpoint):
+        for checkpoint, setups in groupby(SETUPS, key=lambda setup: setup.checkpoint):
             folder = str(folders[checkpoint])
-            for row in _evaluated(folder, list(entries), metadata, output, bar, say):
+            for row in _evaluated(folder, list(setups), metadata, output, bar, say):
                 rows.append(row)
                 bar.update()
     return rows
@@ -156,45 +156,45 @@ def run(
 
 def _evaluated(
     folder: str,
-    entries: Sequence[Setup],
+    setups: Sequence[Setup],
     metadata: Mapping[str, Any],
     output: Path,
     bar: tqdm[Any],
     say: logs.Say,
 ) -> Iterator[Outcome]:
     """The rows of one checkpoint, loaded once; each is written before it is given."""
-    bar.set_description(f"loading {entries[0].checkpoint}")
+    bar.set_description(f"loading {setups[0].checkpoint}")
     tasks = harness.task_manager(metadata={"pretrained": folder, **metadata})
     with logs.recorded(None, say):
         model = CtxLM(folder, device="cpu", batch_size=BATCH)
-    for entry in entries:
-        title = f"{entry.checkpoint}: {entry.arm.name}"
+    for setup in setups:
+        title = f"{setup.checkpoint}: {setup.arm.name}"
         bar.set_description(title)
-        with logs.cell_log(output / entry.folder, say) as log:
-            row = _run_entry(model, entry, tasks, output, log)
+        with logs.cell_log(output / setup.folder, say) as log:
+            row = _run_setup(model, setup, tasks, output, log)
         needle = row.task(columns.NEEDLE.heading)
         assert needle is not None
-        nih_heatmap(row.samples[needle], output / f"{entry.folder}.png", title)
+        nih_heatmap(row.samples[needle], output / f"{setup.folder}.png", title)
         yield row
 
 
-def _run_entry(model: CtxLM, entry: Setup, tasks: TaskManager, output: Path, log: Path) -> Outcome:
-    model.set_arm(read_arm(entry.arm))
+def _run_setup(model: CtxLM, setup: Setup, tasks: TaskManager, output: Path, log: Path) -> Outcome:
+    model.set_arm(read_arm(setup.arm))
     results = evaluate(
         model,
-        output / entry.folder,
+        output / setup.folder,
         model_name="hf-ctx",
-        model_args=entry.model_args,
-        tasks=entry.tasks,
+        model_args=setup.model_args,
+        tasks=setup.tasks,
         manager=tasks,
-        chat=entry.arm.chat,
+        chat=setup.arm.chat,
         log=log,
         batch_size=BATCH,
         device="cpu",
     )
     assert results is not None
     samples: Samples = results.pop("samples")
-    return Outcome(entry, results, {task: list(rows) for task, rows in samples.items()})
+    return Outcome(setup, results, {task: list(rows) for task, rows in samples.items()})
 
 
 @contextmanager

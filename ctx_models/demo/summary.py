@@ -43,9 +43,9 @@ def table(rows: Sequence[Outcome]) -> Table:
     heads = [Head(column, (_sizes(rows, column),)) for column in COLUMNS]
     entries = [
         Labelled(
-            row.entry.arm.name,
+            row.setup.arm.name,
             [score(*_score(row, column)) for column in COLUMNS],
-            group=row.entry.checkpoint,
+            group=row.setup.checkpoint,
         )
         for row in rows
     ]
@@ -59,27 +59,27 @@ def markdown(rows: Sequence[Outcome]) -> str:
     lines = [["model", "how it is run", *heads], ["---"] * 2 + ["---:"] * len(heads)]
     for row in rows:
         cells = [with_error(*_score(row, column)) for column in COLUMNS]
-        lines.append([row.entry.checkpoint, row.entry.arm.name, *cells])
+        lines.append([row.setup.checkpoint, row.setup.arm.name, *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def sentence(rows: Sequence[Outcome]) -> str:
     """One sentence on what the chat template costs and what the remedies win back, as measured."""
-    by_entry = {row.entry: row for row in rows}
-    raw, chat = by_entry[RAW.begun], by_entry[CHAT.begun]
-    gains = {one: _gains(by_entry, one, CHAT) for one in (TOLD, *STEERED)}
+    by_setup = {row.setup: row for row in rows}
+    raw, chat = by_setup[RAW.begun], by_setup[CHAT.begun]
+    gains = {one: _gains(by_setup, one, CHAT) for one in (TOLD, *STEERED)}
     best = max(STEERED, key=lambda one: gains[one][0].mean)
-    marked = _gains(by_entry, MARKED, UNMARKED)
+    marked = _gains(by_setup, MARKED, UNMARKED)
     cost = difference(chat, raw)
     return (
         f"{_verdict(cost)}, the answer begun ({context_score(raw):.3f} without, "
         f"{context_score(chat):.3f} with it: {_shown(cost)}); over chat, begun and unbegun, a "
         f"sentence changes it by {_both(gains[TOLD])}, steering by {_both(gains[best])} at best "
         f"({_setting(best)} of {len(STEERED)} settings; by heart: "
-        f"{_price(by_entry[best], by_entry[CHAT])}), and {MARKED.arm.indicator} nano-chat-ind's "
-        f"{context_score(by_entry[UNMARKED.begun]):.3f} and "
-        f"{context_score(by_entry[UNMARKED]):.3f} by {_both(marked)} (by heart: "
-        f"{_price(by_entry[MARKED], by_entry[UNMARKED])})."
+        f"{_price(by_setup[best], by_setup[CHAT])}), and {MARKED.arm.indicator} nano-chat-ind's "
+        f"{context_score(by_setup[UNMARKED.begun]):.3f} and "
+        f"{context_score(by_setup[UNMARKED]):.3f} by {_both(marked)} (by heart: "
+        f"{_price(by_setup[MARKED], by_setup[UNMARKED])})."
     )
 
 
@@ -129,8 +129,8 @@ def _verdict(cost: Difference) -> str:
     return f"The chat template {verb} nano-chat's context score"
 
 
-def _setting(entry: Setup) -> str:
-    return f"α {entry.arm.alpha:g} {entry.arm.schedule}"
+def _setting(setup: Setup) -> str:
+    return f"α {setup.arm.alpha:g} {setup.arm.schedule}"
 
 
 def _price(row: Outcome, other: Outcome) -> str:

@@ -41,8 +41,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 def test_the_arms_are_those_of_the_paper() -> None:
-    assert len({entry.folder for entry in SETUPS}) == len(SETUPS) == 16
-    begun = [entry.arm.name for entry in SETUPS if entry.arm.prefix]
+    assert len({setup.folder for setup in SETUPS}) == len(SETUPS) == 16
+    begun = [setup.arm.name for setup in SETUPS if setup.arm.prefix]
     assert begun == [
         "raw, prefix",
         "chat, prefix",
@@ -51,51 +51,51 @@ def test_the_arms_are_those_of_the_paper() -> None:
         "chat, prefix",
         "chat, prefix, [IND]",
     ]
-    unbegun = [entry.arm.name for entry in SETUPS[1:] if not entry.arm.prefix]
+    unbegun = [setup.arm.name for setup in SETUPS[1:] if not setup.arm.prefix]
     assert unbegun == [name.replace(", prefix", "") for name in begun[1:]]
 
 
 def test_every_arm_leaves_results_samples_and_a_heatmap(shown: Demo) -> None:
     kept = {path.name for path in shown.output.iterdir()}
     assert kept == {"commands.txt"} | {
-        name for entry in SETUPS for name in (entry.folder, f"{entry.folder}.png")
+        name for setup in SETUPS for name in (setup.folder, f"{setup.folder}.png")
     }
     for row in shown.rows:
-        assert imread(shown.output / f"{row.entry.folder}.png").shape[0] > 500
-        [results] = (shown.output / row.entry.folder).glob("results_*.json")
+        assert imread(shown.output / f"{row.setup.folder}.png").shape[0] > 500
+        [results] = (shown.output / row.setup.folder).glob("results_*.json")
         written = json.loads(results.read_text(encoding="utf-8"))
         assert written["model_source"] == written["config"]["model"] == "hf-ctx"
-        assert written["model_name"] == row.entry.checkpoint
+        assert written["model_name"] == row.setup.checkpoint
         assert written["results"].keys() >= set(row.samples)
         for task in row.samples:
-            [samples] = (shown.output / row.entry.folder).glob(f"samples_{task}_*.jsonl")
+            [samples] = (shown.output / row.setup.folder).glob(f"samples_{task}_*.jsonl")
             assert len(samples.read_text(encoding="utf-8").splitlines()) == 4
 
 
 def test_every_arm_is_run_as_its_name_says(shown: Demo) -> None:
     for row in shown.rows:
         recorded = row.results["config"]["ctx"]
-        assert recorded["alpha"] == row.entry.arm.alpha
-        assert recorded["schedule"] == row.entry.arm.schedule or row.entry.arm.alpha == 1
-        assert recorded["indicator"] == row.entry.arm.indicator
+        assert recorded["alpha"] == row.setup.arm.alpha
+        assert recorded["schedule"] == row.setup.arm.schedule or row.setup.arm.alpha == 1
+        assert recorded["indicator"] == row.setup.arm.indicator
         task = row.task("NIH recall")
         assert task is not None
         for sample in row.samples[task]:
             prompt = sample["arguments"][0][0]
-            assert ("<|user|>" in prompt) == row.entry.arm.chat
-            assert ("[IND]" in prompt) == bool(row.entry.arm.indicator)
-            assert prompt.endswith(sample["doc"]["response_prefix"]) == row.entry.arm.prefix
+            assert ("<|user|>" in prompt) == row.setup.arm.chat
+            assert ("[IND]" in prompt) == bool(row.setup.arm.indicator)
+            assert prompt.endswith(sample["doc"]["response_prefix"]) == row.setup.arm.prefix
 
 
 def test_every_arm_keeps_its_log(shown: Demo) -> None:
     for row in shown.rows:
-        log = (shown.output / row.entry.folder / "log.txt").read_text()
+        log = (shown.output / row.setup.folder / "log.txt").read_text()
         assert "Running generate_until requests: 100%" in log
 
 
 def test_steering_moves_answers(shown: Demo) -> None:
     answers = {
-        row.entry: [sample["resps"] for task in row.samples.values() for sample in task]
+        row.setup: [sample["resps"] for task in row.samples.values() for sample in task]
         for row in shown.rows
     }
     assert any(answers[one] != answers[CHAT] for one in demo.STEERED)
@@ -110,10 +110,10 @@ def test_the_table_fits_80_characters_and_names_every_arm(shown: Demo) -> None:
     assert " ".join(lines).count("n = 4") == len(COLUMNS)
     tables.show(demo_summary.table(shown.rows), Console(width=250, file=wide))
     assert wide.getvalue().count("±") == narrow.getvalue().count("±")
-    for entry in SETUPS:
+    for setup in SETUPS:
         named = (line.strip() for line in wide.getvalue().splitlines())
-        line = next(line for line in named if line.startswith(f"{entry.arm.name} "))
-        assert line.count("±") == (len(CONTEXT_TASKS) if entry.arm.prefix else len(COLUMNS))
+        line = next(line for line in named if line.startswith(f"{setup.arm.name} "))
+        assert line.count("±") == (len(CONTEXT_TASKS) if setup.arm.prefix else len(COLUMNS))
 
 
 def test_at_60_characters_columns_move_to_a_second_table(shown: Demo) -> None:
@@ -122,13 +122,13 @@ def test_at_60_characters_columns_move_to_a_second_table(shown: Demo) -> None:
     lines = file.getvalue().splitlines()
     assert all(len(line) <= 60 for line in lines)
     # Longer ones are folded.
-    names = [entry.arm.name for entry in SETUPS if len(entry.arm.name) <= 20]
+    names = [setup.arm.name for setup in SETUPS if len(setup.arm.name) <= 20]
     for name in names:
         own = [line for line in lines if line.strip().startswith(f"{name} ")]
         assert len(own) == 2 * names.count(name)
     scores = sum(line.count("±") for line in lines)
     assert scores == sum(
-        len(CONTEXT_TASKS) if entry.arm.prefix else len(COLUMNS) for entry in SETUPS
+        len(CONTEXT_TASKS) if setup.arm.prefix else len(COLUMNS) for setup in SETUPS
     )
 
 
@@ -137,7 +137,7 @@ def test_the_markdown_has_the_harness_scores_and_the_leaderboards_errors(shown: 
     assert len(lines) == 2 + len(SETUPS)
     for line, row in zip(lines[2:], shown.rows, strict=True):
         cells = line.strip("| ").split(" | ")
-        assert cells[:2] == [row.entry.checkpoint, row.entry.arm.name]
+        assert cells[:2] == [row.setup.checkpoint, row.setup.arm.name]
         for cell, column in zip(cells[2:], COLUMNS, strict=True):
             task = row.task(column)
             if task is None:
@@ -153,21 +153,21 @@ def test_the_sentence_is_one_sentence_with_the_measured_scores(shown: Demo) -> N
     assert said.startswith("The chat template")
     assert said.endswith(").")
     assert ". " not in said
-    by_entry = {row.entry: row for row in shown.rows}
-    assert f"{demo_summary.context_score(by_entry[RAW.begun]):.3f} without" in said
-    grouped = by_entry[RAW.begun].results["results"]["nano_context_awareness_prefix"]["score,none"]
-    assert demo_summary.context_score(by_entry[RAW.begun]) == pytest.approx(grouped)
+    by_setup = {row.setup: row for row in shown.rows}
+    assert f"{demo_summary.context_score(by_setup[RAW.begun]):.3f} without" in said
+    grouped = by_setup[RAW.begun].results["results"]["nano_context_awareness_prefix"]["score,none"]
+    assert demo_summary.context_score(by_setup[RAW.begun]) == pytest.approx(grouped)
 
 
 def test_commands_are_read_by_the_harness_as_the_arms_are(shown: Demo) -> None:
     lines = (shown.output / "commands.txt").read_text(encoding="utf-8").splitlines()
-    for line, entry in zip(lines, SETUPS, strict=True):
+    for line, setup in zip(lines, SETUPS, strict=True):
         program, command, *arguments = shlex.split(line)
         assert (program, command) == ("ctx-eval", "run")
         parsed = harness.run_parser().parse_args(arguments)
-        assert parsed.model_args == entry.model_args
-        assert parsed.tasks == entry.tasks
-        assert getattr(parsed, "apply_chat_template", False) == entry.arm.chat
+        assert parsed.model_args == setup.model_args
+        assert parsed.tasks == setup.tasks
+        assert getattr(parsed, "apply_chat_template", False) == setup.arm.chat
         assert parsed.metadata == SMALL
 
 
@@ -188,13 +188,13 @@ def test_the_command_of_an_arm_gives_its_scores(shown: Demo, tmp_path: Path) -> 
 def test_a_second_run_gives_the_same_scores_and_replaces_the_first(
     shown: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prefixed = next(row for row in shown.rows if row.entry.arm.prefix)
-    monkeypatch.setattr(demo, "SETUPS", (prefixed.entry,))
+    prefixed = next(row for row in shown.rows if row.setup.arm.prefix)
+    monkeypatch.setattr(demo, "SETUPS", (prefixed.setup,))
     for _ in range(2):
         [again] = demo.run(tmp_path, SMALL)
         assert again.results["results"] == prefixed.results["results"]
     assert len(list(tmp_path.rglob("results_*.json"))) == 1
-    picture = f"{prefixed.entry.folder}.png"
+    picture = f"{prefixed.setup.folder}.png"
     assert (tmp_path / picture).read_bytes() == (shown.output / picture).read_bytes()
 
 
@@ -225,9 +225,9 @@ def test_help_of_the_demo_imports_no_torch() -> None:
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def row(entry: Setup, scores: Mapping[str, list[float]]) -> Outcome:
+def row(setup: Setup, scores: Mapping[str, list[float]]) -> Outcome:
     """A row whose task in each column has these scores, two questions a passage."""
-    task = {c: columns.begun(t) if entry.arm.prefix else t for c, t in COLUMNS.items()}
+    task = {c: columns.begun(t) if setup.arm.prefix else t for c, t in COLUMNS.items()}
     samples = {
         task[column]: [
             {"doc_hash": str(n), "score": score, "doc": {"passage_id": str(n // 2)}}
@@ -240,16 +240,16 @@ def row(entry: Setup, scores: Mapping[str, list[float]]) -> Outcome:
         task: {"score,none": sum(one["score"] for one in given) / len(given)}
         for task, given in samples.items()
     }
-    return Outcome(entry, {"results": results}, samples)
+    return Outcome(setup, {"results": results}, samples)
 
 
 def made_up(**context: list[float]) -> list[Outcome]:
     """All arms; those named by `context` have these scores in every context task, others halves."""
     halves = [0.0, 1.0] * 4
     rows = []
-    for entry in SETUPS:
-        scores = context.get(entry.folder.replace("-", "_").replace(".", ""), halves)
-        rows.append(row(entry, {**dict.fromkeys(CONTEXT_TASKS, scores), BY_HEART: halves}))
+    for setup in SETUPS:
+        scores = context.get(setup.folder.replace("-", "_").replace(".", ""), halves)
+        rows.append(row(setup, {**dict.fromkeys(CONTEXT_TASKS, scores), BY_HEART: halves}))
     return rows
 
 
