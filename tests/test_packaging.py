@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import site
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def test_the_wheel_holds_every_yaml_and_essay(wheel):
     yaml = [name for name in names if name.startswith(inside) and name.endswith(".yaml")]
     assert len(yaml) == len(tasks())
     bases = [name for name in names if name.startswith(inside) and "_base" in name]
-    assert len(bases) == 5
+    assert len(bases) == 6
     essays = [name for name in names if name.startswith("ctx_tasks/needle/haystack/")]
     assert len([name for name in essays if name.endswith(".txt")]) >= 10
     assert "ctx_tasks/nano_world/data/needles.yaml" in names
@@ -82,6 +83,15 @@ def test_the_wheel_is_the_packages_and_nothing_beside_them(wheel):
     kinds = {Path(name).suffix for name in found}
     assert {".yaml", ".jinja", ".txt", ".jsonl", ".safetensors"} <= kinds
     assert not {".png", ".pyc"} & kinds
+
+
+def test_an_index_shows_a_readme_whose_links_leave_it(wheel):
+    """Where the readme stands alone, a relative link or picture leads nowhere."""
+    [metadata] = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("/METADATA")]
+    readme = zipfile.ZipFile(wheel).read(metadata).decode()
+    linked = re.findall(r"\]\(([^)]+)\)", readme)
+    assert len([link for link in linked if link.endswith(".png")]) >= 3
+    assert [link for link in linked if not link.startswith(("https://", "#"))] == []
 
 
 def test_installed_from_any_directory_and_gone_when_uninstalled(environment):
