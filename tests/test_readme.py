@@ -83,8 +83,9 @@ def test_the_readme_is_short_and_its_links_lead_somewhere(readme: str) -> None:
     assert [link for link in local if not (ROOT / link).exists()] == []
 
 
-def test_every_room_has_its_line_in_a_readme() -> None:
-    for package in ("ctx_tasks", "ctx_models", "training"):
-        text = (ROOT / package / "README.md").read_text(encoding="utf-8")
-        rooms = [path.parent.name for path in (ROOT / package).glob("*/__init__.py")]
-        assert [room for room in rooms if f"`{room}/`" not in text] == []
+@pytest.mark.parametrize("package", ["ctx_tasks", "ctx_models", "training"])
+def test_every_room_and_file_has_its_line_in_the_readme_of_its_package(package: str) -> None:
+    text = (ROOT / package / "README.md").read_text(encoding="utf-8")
+    rooms = [f"{path.parent.name}/" for path in (ROOT / package).glob("*/__init__.py")]
+    alone = [path.name for path in (ROOT / package).glob("*.py") if path.name[0] != "_"]
+    assert [name for name in [*rooms, *alone] if f"`{name}`" not in text] == []
