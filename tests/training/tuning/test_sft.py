@@ -148,13 +148,6 @@ def test_merging_refuses_what_cannot_be_merged(tuned, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def setting(tmp_path):
-    base = tuning.base(tmp_path / "base", pad=False)
-    data = tuning.write_data(tmp_path / "data.jsonl", tuning.conversations(12))
-    return tmp_path, base, data
-
-
 def test_qlora_trains_on_the_cpu_and_merges_in_16_bits(setting, tmp_path):
     folder, base, data = setting
     file = tuning.recipe(folder, base, data, quantization=tuning.NF4)
@@ -354,56 +347,6 @@ def test_a_run_that_trained_nothing_leaves_its_folder_free(setting):
     assert sft.run(file)["steps"] == 4
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([{"text": "hello"}], r"Row 1 of .* \(columns text\) has no `messages`"),
-        ([{"messages": [{"role": "user", "content": 3}]}], "Row 1 of .* has no `messages`"),
-        ([], "holds no conversation"),
-        ([{"messages": [{"role": "tool", "content": "3"}]}], "Row 1 of the data: .*role 'tool'"),
-        ([{"messages": tuning.conversations(2)[1]}], "ends no user turn"),
-    ],
-)
-def test_unusable_data_is_told_in_a_sentence(setting, rows, message):
-    folder, base, data = setting
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    with pytest.raises(UserError, match=message):
-        sft.run(tuning.recipe(folder, base, data))
-
-
-def test_marked_data_in_a_vanilla_recipe_is_refused(setting):
-    folder, base, data = setting
-    meta = {"settings": {"beta": 0.6, "indicator": "[IND]"}}
-    files.meta_path(data).write_text(json.dumps(meta), encoding="utf-8")
-    with pytest.raises(UserError, match=r"is marked with '\[IND\]' but indicator=null"):
-        sft.run(tuning.recipe(folder, base, data, indicator=None))
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("model.model_name_or_path=/nowhere", "'/nowhere' could not be loaded"),
-        ("lora.target_modules=[query]", r"Recipe .*recipe.yaml: Target modules .*query"),
-        ("lora.target_modules=[lm_head, q_proj]", "`lora.target_modules` has lm_head"),
-        (
-            "training.report_to=wandb",
-            "training.report_to=wandb cannot be used: .*pip install wandb",
-        ),
-        ("training.report_to=nowhere", "nowhere is not supported"),
-        ("training.bf16=maybe", "`training.bf16` is 'maybe', expected bool or null"),
-    ],
-)
-def test_what_the_libraries_refuse_is_a_sentence(setting, override, message):
-    with pytest.raises(UserError, match=message):
-        sft.run(tuning.recipe(*setting), [override])
-
-
-def test_a_chat_template_that_is_nowhere_names_the_bundled_ones(setting):
-    file = tuning.recipe(*setting)
-    with pytest.raises(UserError, match=r"tinyllama.jinja, tinyllama_no_system.jinja"):
-        sft.run(file, ["training.chat_template_path=none.jinja"])
-
-
 DYING = """
 import os, signal, sys
 from trl import SFTTrainer
@@ -470,54 +413,3 @@ def test_two_processes_learn_what_one_does(setting, lora):
     python(*launch, program, file, f"training.output_dir={folder / 'two'}")
     record = json.loads(files.meta_path(folder / "two").read_text(encoding="utf-8"))
     assert record["counts"]["final_loss"] == pytest.approx(one["final_loss"], abs=1e-4)
-
-
-@pytest.mark.gpu
-def test_a_qlora_step_at_the_shape_of_llama_3_8b(tmp_path, capsys):
-    """One step of the bundled recipe on a random model of that shape; prints the peak memory."""
-    base = llama_3_8b(tmp_path / "base")
-    long = [{"role": "user", "content": "lamp " * 6000 + "[IND]"}, *tuning.conversations(1)[0][1:]]
-    data = tuning.write_data(tmp_path / "data.jsonl", [long] * 16)
-    overrides = [
-        f"model.model_name_or_path={base}",
-        f"data.path={data}",
-        f"training.output_dir={tmp_path / 'run'}",
-        "training.max_steps=1",
-        "training.gradient_accumulation_steps=1",
-        "training.dataset_num_proc=1",
-        "training.save_strategy=no",
-    ]
-    torch.cuda.reset_peak_memory_stats()
-    counts = sft.run("llama3-8b-sharegpt-indicator", overrides)
-    peak = torch.cuda.max_memory_allocated() / 2**30
-    with capsys.disabled():
-        print(f"\nQLoRA step, Llama-3-8B shape, 2 x 4096 tokens: peak {peak:.1f} GiB")
-    assert counts["steps"] == 1
-    assert counts["cut"] == 16
-    assert peak < 40
-
-
-def llama_3_8b(folder):
-    """Random bf16 weights of Llama-3-8B's shape (16 GB) under a tiny tokenizer."""
-    from transformers import LlamaConfig
-
-    from tests import tiny
-
-    config = LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-        rope_theta=500000.0,
-        tie_word_embeddings=False,
-    )
-    with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    del model
-    torch.cuda.empty_cache()
-    return folder
