@@ -153,9 +153,9 @@ def test_columns_stand_in_the_papers_order_and_others_after_them(tmp_path):
 
 def test_a_heading_says_of_how_many_and_a_cell_where_it_has_fewer(tmp_path):
     for name, count in (("a", 12), ("b", 8)):
-        lines = [report_data.line("t", "raw", n, size=count) for n in range(count)]
+        lines = [report_data.line("t", "raw", n) for n in range(count)]
         for number, line in enumerate(lines):
-            line["doc"] |= {"context": f"{name} {number // 4}"}
+            line["doc"]["passage_id"] = f"{name} {number // 4}"
         write_run(tmp_path / name, {"squad_contains": lines}, model=name)
     page = report.page(made(tmp_path))
     shown = re.findall(r'<span class="n">(n = .*?)</span>', page)
