@@ -44,6 +44,7 @@ from ctx_tasks.statistics import (
     mean_difference,
     paired_difference,
 )
+from ctx_tasks.tables import sizes
 
 _INSTEAD = "show them with a mark"
 
@@ -73,6 +74,11 @@ class Score:
     best: bool = False
     tied: bool = False
     mark: str = ""
+
+    @property
+    def size(self) -> str:
+        """Documents and independent clusters, "n = 40 in 8"; "" of an average."""
+        return _size([self])
 
     @property
     def unanswered(self) -> bool:
@@ -133,6 +139,15 @@ class Board:
     columns: list[str]
     rows: list[Row]
     notes: list[str]
+
+    def size(self, column: str) -> str:
+        """Documents and independent clusters of a column's scores; "" of an average."""
+        return _size([row.cells[column] for row in self.rows if column in row.cells])
+
+
+def _size(scores: Iterable[Score]) -> str:
+    found = [one.estimate for one in scores if one.estimate is not None]
+    return sizes((one.n, one.clusters) for one in found) if found else ""
 
 
 def board(runs: Sequence[Run], *, force: bool = False, unbegun_tax: bool = False) -> Board:

@@ -10,14 +10,13 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
 from ctx_tasks import tables
 from ctx_tasks.leaderboard.board import Board, Change, Row, Score
+from ctx_tasks.leaderboard.changes import kinds
 from ctx_tasks.scores import BESIDE
 from ctx_tasks.tables import Head, Labelled, Table, Value, plain_text, with_error, with_interval
 
@@ -32,7 +31,7 @@ def show(board: Board, console: Console | None = None) -> None:
     """Print the scores, then what template and remedies change, then the notes."""
     console = console or tables.terminal()
     tables.show(table(board), console)
-    if _changes(board):
+    if kinds(board):
         tables.show(changes(board), console)
     for note in [KEY, *board.notes]:
         tables.say(note, console)
@@ -47,7 +46,7 @@ def plain(board: Board) -> str:
 
 def table(board: Board) -> Table:
     """Scores ± standard errors, two digits, the checkpoint above its arms."""
-    heads = [_head(column, _sizes(board, column)) for column in board.columns]
+    heads = [_head(column, board.size(column)) for column in board.columns]
     entries = [
         Labelled(
             row.arm.name,
@@ -61,14 +60,14 @@ def table(board: Board) -> Table:
 
 def changes(board: Board) -> Table:
     """Tax and gains with intervals, n, shares of empty answers, and over which tasks."""
-    kinds = _changes(board)
-    heads = [*(Head(kind.name, (kind.under,)) for kind in kinds), Head("n")]
+    found = kinds(board)
+    heads = [*(Head(kind.name, (kind.under,)) for kind in found), Head("n")]
     heads.append(Head("empty", ("(before, after)",)))
     entries = [
         Labelled(
             row.arm.name,
             [
-                *(_interval(change if kind is other else None) for other in kinds),
+                *(_interval(change if kind is other else None) for other in found),
                 Value(str(change.difference.n)),
                 Value(_empty(change)),
                 Value(_over(change)),
@@ -76,7 +75,7 @@ def changes(board: Board) -> Table:
             group=row.checkpoint,
         )
         for row in board.rows
-        for kind in kinds
+        for kind in found
         for change in kind.of(row)
     ]
     return Table(_FIRST, [*heads, Head("mean of", words=True)], entries)
@@ -86,13 +85,6 @@ def _head(column: str, size: str) -> Head:
     """The kind of a benchmark, "(nano)", stands under it, and how many documents it has."""
     name, *kind = column.split(" (")
     return Head(name, (*(f"({part}" for part in kind), *([size] if size else [])))
-
-
-def _sizes(board: Board, column: str) -> str:
-    """Documents and clusters of a column's scores; "" for an average."""
-    cells = [row.cells[column] for row in board.rows if column in row.cells]
-    found = [cell.estimate for cell in cells if cell.estimate is not None]
-    return tables.sizes((one.n, one.clusters) for one in found) if found else ""
 
 
 def _value(cell: Score | None) -> Value:
@@ -107,15 +99,14 @@ def _value(cell: Score | None) -> Value:
 def markdown(board: Board) -> str:
     """A table for a README or a pull request."""
     columns = [
-        " ".join([escape(column), *filter(None, [_sizes(board, column)])])
-        for column in board.columns
+        " ".join([escape(column), *filter(None, [board.size(column)])]) for column in board.columns
     ]
     heads = ["checkpoint", "how it is run", *columns]
-    heads += [f"{kind.name} {kind.under}" for kind in _changes(board)]
+    heads += [f"{kind.name} {kind.under}" for kind in kinds(board)]
     lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
     for row in board.rows:
         cells = [_markdown_cell(row.cells.get(column)) for column in board.columns]
-        changes = ["; ".join(map(_change, kind.of(row))) for kind in _changes(board)]
+        changes = ["; ".join(map(_change, kind.of(row))) for kind in kinds(board)]
         lines.append([escape(row.checkpoint), escape(row.arm.name), *cells, *changes])
     notes = "".join(f"\n{escape(note)}" for note in [KEY, *board.notes])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + notes + "\n"
@@ -160,34 +151,6 @@ def escape(text: str) -> str:
     """Foreign text as plain text in a Markdown table."""
     marked = "".join("\\" + c if c in "\\`*_[]|#<>&!~" else c for c in plain_text(text))
     return " ".join(marked.split())
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """A column of changes: its heading, and which of a row's changes stands there."""
-
-    name: str
-    under: str
-    of: Callable[[Row], list[Change]]
-
-
-def _all(row: Row, name: str, fits: bool = True) -> list[Change]:
-    """A change of the context tasks, then those of the tasks that are not ours."""
-    own: Change | None = getattr(row, name)
-    return [*([own] if own else []), *row.others[name]] if fits else []
-
-
-_KINDS = (
-    _Kind("template tax", "(raw minus chat, begun)", lambda row: _all(row, "tax")),
-    _Kind("raw minus chat", "(unbegun)", lambda row: _all(row, "unbegun_tax")),
-    _Kind("gain, begun", "(over chat, prefix)", lambda row: _all(row, "gain", row.arm.prefix)),
-    _Kind("gain, unbegun", "(over chat)", lambda row: _all(row, "gain", not row.arm.prefix)),
-)
-
-
-def _changes(board: Board) -> list[_Kind]:
-    """The columns of changes that any row has."""
-    return [kind for kind in _KINDS if any(kind.of(row) for row in board.rows)]
 
 
 def _interval(change: Change | None) -> Value:

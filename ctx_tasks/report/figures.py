@@ -58,19 +58,26 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars on one axis; `usual`: the columns that most of them are means over."""
+    """Bars on one axis."""
 
     bars: list[Bar]
-    usual: tuple[str, ...]
     ticks: list[Tick]
     zero: float
 
 
-def bars(changes: Sequence[tuple[str, str, Change]]) -> Bars:
-    """Bars of (checkpoint, arm, change) on the smallest axis that holds all intervals and zero."""
-    ends = [end for _, _, change in changes for end in _ends(change.difference)]
-    values = ticks(min([0.0, *ends]), max([0.0, *ends]))
-    low, high = values[0], values[-1]
+Changed = tuple[str, str, Change]
+
+
+def bars(changes: Mapping[str, Sequence[Changed]]) -> dict[str, Bars]:
+    """Bars of (checkpoint, arm, change) by kind, on the smallest axis that holds zero and all."""
+    every = [change.difference for found in changes.values() for _, _, change in found]
+    ends = [end for difference in every for end in _ends(difference)]
+    axis = ticks(min([0.0, *ends]), max([0.0, *ends]))
+    return {name: _bars(found, axis) for name, found in changes.items()}
+
+
+def _bars(changes: Sequence[Changed], axis: Sequence[float]) -> Bars:
+    low, high = axis[0], axis[-1]
 
     def percent(value: float) -> float:
         return round(100 * (value - low) / (high - low), 2)
@@ -82,9 +89,14 @@ def bars(changes: Sequence[tuple[str, str, Change]]) -> Bars:
         reach = (percent(found.low), percent(found.high)) if known else (None, None)
         return Bar(checkpoint, arm, change, first, round(last - first, 2), *reach)
 
-    marks = [Tick(percent(value), _signed(value)) for value in values]
-    usual = Counter(change.columns for _, _, change in changes).most_common(1)[0][0]
-    return Bars([bar(*one) for one in changes], usual, marks, percent(0.0))
+    marks = [Tick(percent(value), _signed(value)) for value in axis]
+    return Bars([bar(*one) for one in changes], marks, percent(0.0))
+
+
+def usual(changes: Mapping[str, Sequence[Changed]]) -> tuple[str, ...]:
+    """The columns that most changes are means over; none without a change."""
+    numbers = Counter(change.columns for found in changes.values() for _, _, change in found)
+    return max(numbers, key=numbers.__getitem__, default=())
 
 
 def ticks(low: float, high: float) -> list[float]:

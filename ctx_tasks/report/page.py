@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,13 +21,15 @@ from markupsafe import Markup
 from ctx_tasks.columns import is_needle
 from ctx_tasks.files import write_text
 from ctx_tasks.leaderboard.board import Board, Row
+from ctx_tasks.leaderboard.changes import Kind, kinds
 from ctx_tasks.leaderboard.curves import curves, samples_reader
 from ctx_tasks.plots import needle_cells
 from ctx_tasks.report import documents as report_documents
 from ctx_tasks.report import figures as report_figures
-from ctx_tasks.report.figures import Heatmap
+from ctx_tasks.report.figures import Changed, Heatmap
 from ctx_tasks.results import read_documents
-from ctx_tasks.tables import number
+from ctx_tasks.statistics import Difference
+from ctx_tasks.tables import number, sizes
 
 PARTS = Path(__file__).parent / "template"
 
@@ -46,8 +47,9 @@ def page(board: Board) -> str:
     """The page's HTML; equal results give equal pages."""
     read = samples_reader()
     style, script = (_part(name) for name in ("page.css", "page.js"))
-    taxes = [(row.checkpoint, row.arm.name, row.tax) for row in board.rows if row.tax]
-    gains = [(row.checkpoint, row.arm.name, row.gain) for row in board.rows if row.gain]
+    shown = kinds(board)
+    taxes = _changed(board, [kind for kind in shown if kind.field != "gain"])
+    gains = _changed(board, [kind for kind in shown if kind.field == "gain"])
     documents = report_documents.collect(board.rows, _with_samples(board), read)
     data = {
         "rows": [{"checkpoint": row.checkpoint, "arm": row.arm.name} for row in board.rows],
@@ -58,10 +60,11 @@ def page(board: Board) -> str:
         .get_template("page.html.jinja")
         .render(
             board=board,
-            counts=_counts(board),
+            kinds=shown,
             marked=any(cell.mark for row in board.rows for cell in row.cells.values()),
-            tax=report_figures.bars(taxes) if taxes else None,
-            gain=report_figures.bars(gains) if gains else None,
+            taxes=report_figures.bars(taxes),
+            gains=report_figures.bars(gains),
+            usual=report_figures.usual({**taxes, **gains}),
             curves=report_figures.curve_figures(curves(board.rows, read)),
             heatmaps=_heatmaps(board.rows),
             layout=report_figures,
@@ -85,7 +88,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(number=_number, signed=_signed, day=_day, known=_known)
+    found.filters.update(number=_number, signed=_signed, day=_day, known=_known, size=_size)
     return found
 
 
@@ -110,17 +113,26 @@ def _known(value: float) -> bool:
     return not math.isnan(value)
 
 
+def _size(found: Difference) -> str:
+    return sizes([(found.n, found.clusters)])
+
+
 def _day(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d")
 
 
-def _counts(board: Board) -> dict[str, int]:
-    """The number of documents most cells of a column have, for its heading."""
-    found = {}
-    for column in board.columns:
-        numbers = Counter(row.cells[column].n for row in board.rows if column in row.cells)
-        found[column] = numbers.most_common(1)[0][0]
-    return found
+def _changed(board: Board, shown: Sequence[Kind]) -> dict[str, list[Changed]]:
+    """The changes of the context tasks by the name of their kind."""
+    changed = {
+        f"{kind.name} {kind.under}": [
+            (row.checkpoint, row.arm.name, change)
+            for row in board.rows
+            for change in [kind.own(row)]
+            if change is not None
+        ]
+        for kind in shown
+    }
+    return {name: found for name, found in changed.items() if found}
 
 
 def _with_samples(board: Board) -> list[str]:

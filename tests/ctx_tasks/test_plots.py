@@ -179,7 +179,7 @@ def test_the_command_draws_all_there_is(tmp_path: Path, format: str) -> None:
     assert {f"template-tax.{format}", f"gains.{format}", f"alpha-m-a-constant.{format}"} <= files
     # Two checkpoints whose names make one file name have a file each.
     assert f"alpha-m-a-constant-2.{format}" in files
-    assert len(files) == 2 + 3 + 3 * 6
+    assert len(files) == 2 + 3 * 2 + 3 * 7
     assert done.out.count("Wrote ") == len(files)
 
 

@@ -70,6 +70,20 @@ headings.forEach((heading, place) => {
 });
 find("filter").addEventListener("input", filterRows);
 
+// ---- boxes wider than the screen ----------------------------------------------------------------
+
+/** A telephone shows no scroll bar: say where there is more. */
+function hint(box) {
+  const said = make("p", "hint quiet", "Wider than the screen: scroll sideways for the rest.");
+  box.before(said);
+  const look = () => { said.hidden = box.scrollWidth <= box.clientWidth; };
+  const watch = new ResizeObserver(look);
+  watch.observe(box);
+  watch.observe(box.firstElementChild);
+}
+
+document.querySelectorAll(".scroll").forEach(hint);
+
 // ---- documents --------------------------------------------------------------------------------
 
 /** The text of a text's number. */

@@ -22,6 +22,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "alpha 0.9": {"chat": True, "alpha": 0.9},
     "alpha 0.5": {"chat": True, "alpha": 0.5},
 }
+BEGUN = ("raw", "chat", "alpha 0.5")
 TASKS = ("nih_recall", "squad_contains", "quac_contains", "drop_contains")
 
 
@@ -60,9 +61,9 @@ def write(
     size: int = 100,
     begun: bool = False,
 ) -> Path:
-    """All arms of each checkpoint below `folder`; `begun`: also raw and chat, the answer begun."""
+    """All arms of each checkpoint below `folder`; `begun`: also those in `BEGUN`, with a prefix."""
     arms = [(name, settings, False) for name, settings in ARMS.items()]
-    arms += [(name, ARMS[name], True) for name in ("raw", "chat") if begun]
+    arms += [(name, ARMS[name], True) for name in BEGUN if begun]
     for place, checkpoint in enumerate(checkpoints):
         for arm, settings, prefix in arms:
             lines = {

@@ -148,7 +148,46 @@ def test_columns_stand_in_the_papers_order_and_others_after_them(tmp_path):
         r'<th scope="col" class="number" aria-sort="none"><span>(.*?)</span>', page
     )
     expected = ["NIH recall", "SQuAD", "QuAC", "DROP", "Avg.", "MT-Bench", "zebra"]
-    assert headings == [*expected, "template tax", "gain over chat"]
+    assert headings == [*expected, "template tax", "gain, begun", "gain, unbegun"]
+
+
+def test_a_heading_says_of_how_many_and_a_cell_where_it_has_fewer(tmp_path):
+    for name, count in (("a", 12), ("b", 8)):
+        lines = [report_data.line("t", "raw", n) for n in range(count)]
+        for number, line in enumerate(lines):
+            line["doc"]["passage_id"] = f"{name} {number // 4}"
+        write_run(tmp_path / name, {"squad_contains": lines}, model=name)
+    page = report.page(made(tmp_path))
+    shown = re.findall(r'<span class="n">(n = .*?)</span>', page)
+    assert shown == ["n = 8-12 in 2-3", "n = 12 in 3", "n = 8 in 2"]
+
+
+def test_gains_begun_and_unbegun_stand_apart_on_one_axis(tmp_path):
+    page = report.page(made(report_data.write(tmp_path, checkpoints=["m"], begun=True)))
+    [section] = re.findall(r'<section id="gain".*?</section>', page, re.S)
+    tables = re.findall(r"<h3>(.*?)</h3>.*?<thead.*?<svg.*?>(.*?)</svg>", section, re.S)
+    assert [name for name, _ in tables] == [
+        *("gain, begun (over chat, prefix)", "gain, unbegun (over chat)")
+    ]
+    assert tables[0][1] == tables[1][1] != ""
+    rows = re.findall(r'class="arm">(.*?)</td>', section)
+    assert rows == [
+        *("chat, prefix, α 0.5 constant", "chat, α 0.9 constant", "chat, α 0.5 constant")
+    ]
+    assert section.count('<span class="label quiet">n </span>48 in ') + section.count(
+        '<span class="label quiet">n </span>48<'
+    ) == len(rows)
+
+
+def test_the_change_of_any_other_task_stands_in_the_table(tmp_path):
+    for alpha, arm in ((1.0, "chat"), (0.5, "alpha 0.5")):
+        lines = [report_data.line("zebra", arm, n) for n in range(12)]
+        settings = {"chat": True, "config": {"ctx": {"alpha": alpha}}}
+        write_run(tmp_path / arm, {"zebra": lines}, model="m", **settings)
+    page = report.page(made(tmp_path))
+    assert '<span class="n">zebra only</span>' in page
+    # Its scale is its own: it has no bar beside others.
+    assert 'id="gain"' not in page
 
 
 def test_a_gain_over_fewer_tasks_says_which(tmp_path):

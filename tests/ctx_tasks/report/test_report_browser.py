@@ -6,6 +6,7 @@ and tasks, in documents and in answers; each test ends by looking whether any of
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from itertools import pairwise
@@ -24,6 +25,8 @@ pytestmark = pytest.mark.browser
 # The same text without what a file name cannot hold.
 NAME = "<img src=x onerror=window.pwned=1>"
 WIDTHS = (1280, 390)
+# Three checkpoints in four arms, three of them with the answer begun too.
+ROWS = 3 * 7
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -92,11 +95,13 @@ def test_a_click_on_a_heading_sorts_and_says_so(watched):
     for order, backwards in (("descending", True), ("ascending", False)):
         heading.get_by_role("button").click()
         values = [float(text) for text in column(page, 4)]
-        assert len(values) == 12
+        assert len(values) == ROWS
         assert len(set(values)) > 1
         assert values == sorted(values, reverse=backwards)
         assert heading.get_attribute("aria-sort") == order
-        assert page.locator("#said").inner_text() == f"12 of 12 rows, sorted by SQuAD, {order}"
+        assert page.locator("#said").inner_text() == (
+            f"{ROWS} of {ROWS} rows, sorted by SQuAD, {order}"
+        )
     assert (
         page.locator('#table th[aria-sort="none"]').count()
         == page.locator("#table th[aria-sort]").count() - 1
@@ -105,12 +110,14 @@ def test_a_click_on_a_heading_sorts_and_says_so(watched):
 
 def test_rows_without_a_value_stand_last_in_either_order(watched):
     page = watched.page
-    button = page.locator("#table th", has_text="template tax").get_by_role("button")
-    for _ in range(2):
-        button.click()
-        cells = page.locator("#table tbody tr > :nth-last-child(2)").all_inner_texts()
-        assert all(text.strip() for text in cells[:3])
-        assert not any(text.strip() for text in cells[3:])
+    # The last three columns: taxes of three checkpoints, their gains begun and unbegun.
+    for place, name, count in ((3, "template tax", 3), (2, "gain, begun", 3), (1, "unbegun", 6)):
+        button = page.locator("#table th", has_text=name).last.get_by_role("button")
+        for _ in range(2):
+            button.click()
+            cells = page.locator(f"#table tbody tr > :nth-last-child({place})").all_inner_texts()
+            assert all(re.search(r" to .*\nn = ", text) for text in cells[:count])
+            assert not any(text.strip() for text in cells[count:])
 
 
 def test_the_keyboard_reaches_and_sorts_every_column(watched):
@@ -128,12 +135,12 @@ def test_the_keyboard_reaches_and_sorts_every_column(watched):
 def test_the_filter_takes_words_in_any_order_and_counts_what_is_left(watched):
     page = watched.page
     page.get_by_label("Filter by checkpoint or arm").fill("CHAT model-b")
-    assert column(page, 1) == ["model-b"] * 3
-    assert page.locator("#said").inner_text() == "3 of 12 rows"
+    assert column(page, 1) == ["model-b"] * 5
+    assert page.locator("#said").inner_text() == f"5 of {ROWS} rows"
     page.get_by_label("Filter by checkpoint or arm").fill("onerror=")
-    assert page.locator("#said").inner_text() == "4 of 12 rows"
+    assert page.locator("#said").inner_text() == f"7 of {ROWS} rows"
     page.get_by_label("Filter by checkpoint or arm").fill("")
-    assert len(column(page, 1)) == 12
+    assert len(column(page, 1)) == ROWS
 
 
 def test_a_document_opens_with_the_users_text_marked_and_all_arms_beside_each_other(watched):
@@ -145,12 +152,13 @@ def test_a_document_opens_with_the_users_text_marked_and_all_arms_beside_each_ot
     dialog = page.get_by_role("dialog")
     assert dialog.is_visible()
     assert dialog.locator("#answers h4").all_inner_texts() == [
-        *("raw", "chat", "chat, α 0.9 constant", "chat, α 0.5 constant")
+        *("raw, prefix", "raw", "chat, prefix", "chat", "chat, α 0.9 constant"),
+        *("chat, prefix, α 0.5 constant", "chat, α 0.5 constant"),
     ]
     verdicts = dialog.locator("#answers li > span").all_inner_texts()
-    assert verdicts[:3] == ["✓ hit", "✗ miss", "✗ miss"]
+    assert verdicts[:3] == ["✓ hit", "✓ hit", "✗ miss"]
     # Foreign text is there to be read, character by character.
-    said = dialog.locator("#answers pre").nth(1).evaluate("element => element.textContent")
+    said = dialog.locator("#answers pre").nth(3).evaluate("element => element.textContent")
     assert said.startswith("chat says 1 " + report_data.HOSTILE[:60])
     marked = dialog.locator("#prompt mark").evaluate_all("all => all.map(e => e.textContent)")
     assert marked[0].startswith("1 </script><script>")
@@ -188,6 +196,20 @@ def test_the_page_does_not_scroll_sideways_open_or_closed(watched):
     page.locator(".open").first.click()
     inside = "(() => { const d = document.getElementById('document');"
     assert page.evaluate(f"{inside} return d.scrollWidth - d.clientWidth; }})()") <= 0
+
+
+def test_a_box_that_scrolls_sideways_says_so_and_no_other(watched):
+    page = watched.page
+    for details in page.locator("details").all():
+        details.evaluate("element => { element.open = true; }")
+    page.locator(".hint:visible").first.wait_for()
+    boxes = page.locator(".scroll").evaluate_all(
+        """boxes => boxes.map(box =>
+            [box.scrollWidth > box.clientWidth, box.previousElementSibling.offsetHeight > 0,
+             box.previousElementSibling.textContent])"""
+    )
+    assert all("sideways" in said for _, _, said in boxes)
+    assert [wide for wide, *_ in boxes] == [hinted for _, hinted, _ in boxes]
 
 
 def test_a_screen_reader_finds_landmarks_headings_and_names(watched):
@@ -287,7 +309,7 @@ def test_without_script_the_table_and_figures_are_there(browser, file):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(file.as_uri())
-    assert page.locator("#table tbody tr").count() == 18
+    assert page.locator("#table tbody tr").count() == ROWS
     assert page.locator("figure svg").first.is_visible()
     assert not page.locator("#filter").is_visible()
     assert "switched off" in page.locator("#documents").inner_text()
