@@ -18,7 +18,10 @@ from training.tuning import sft
         ([{"text": "hello"}], r"Row 1 of .* \(columns text\) has no `messages`"),
         ([{"messages": [{"role": "user", "content": 3}]}], "Row 1 of .* has no `messages`"),
         ([], "holds no conversation"),
-        ([{"messages": [{"role": "tool", "content": "3"}]}], "Row 1 of the data: .*role 'tool'"),
+        (
+            [{"messages": [{"role": "critic", "content": "3"}]}],
+            "Row 1 of the data: .*role 'critic'",
+        ),
         ([{"messages": tuning.conversations(2)[1]}], "ends no user turn"),
     ],
 )
