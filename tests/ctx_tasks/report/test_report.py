@@ -174,9 +174,7 @@ def test_gains_begun_and_unbegun_stand_apart_on_one_axis(tmp_path):
     assert rows == [
         *("chat, prefix, α 0.5 constant", "chat, α 0.9 constant", "chat, α 0.5 constant")
     ]
-    assert section.count('<span class="label quiet">n </span>48 in ') + section.count(
-        '<span class="label quiet">n </span>48<'
-    ) == len(rows)
+    assert section.count('class="number">n = 48') == len(rows)
 
 
 def test_the_change_of_any_other_task_stands_in_the_table(tmp_path):
