@@ -14,8 +14,10 @@ import typer
 from ctx_models import cli as evaluation
 from ctx_models.commands.entry import UNFORESEEN, new_app, start
 from ctx_tasks.errors import UserError
+from tests.commands import as_process
 from training import cli as tuning
 
+MODULES = {"ctx-eval": "ctx_models.cli", "ctx-train": "training.cli"}
 PROGRAMS = {"ctx-eval": evaluation.main, "ctx-train": tuning.main}
 COMMANDS = [
     (program, str(command.name or command.callback.__name__))
@@ -37,6 +39,16 @@ def test_every_command_has_an_example(program, command, capsys):
     said = capsys.readouterr().out
     _, _, example = said.partition("Example")
     assert f"{program} {command}" in example
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("program", "command"), COMMANDS)
+def test_every_command_starts_and_fails_in_processes_of_its_own(program, command):
+    helped = as_process(MODULES[program], command, "--help")
+    assert (helped.code, "Example" in helped.out) == (0, True)
+    wrong = as_process(MODULES[program], command, "--nonsense")
+    assert wrong.code == (3 if command == "gate" else 2)
+    assert "--nonsense" in wrong.err
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
