@@ -5,6 +5,7 @@ A sweep, the demo or the attention command loads a checkpoint once and sets one 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -13,6 +14,8 @@ from ctx_tasks.errors import UserError
 
 from .indicator import check_indicator
 from .steering import Steering, read_heads
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ def read_arm(arm: Arm) -> ArmSettings:
     for name in ("steer_generated", "indicator_strict"):
         if not isinstance(getattr(arm, name), bool):
             raise UserError(f"{name}={getattr(arm, name)!r}: choose true or false.")
+    if arm.alpha != 1 and arm.schedule == "compound" and arm.heads is not None:
+        logger.warning(
+            "schedule=compound with heads: for a list of heads the paper's released code clones "
+            "its mask, so that alpha does not compound there; paper mode with heads is constant."
+        )
     steering = Steering(
         alpha=arm.alpha,
         schedule=arm.schedule,

@@ -314,7 +314,9 @@ def merge(
     ] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
 ) -> None:
-    """Merge an adapter into its base model, in float32 and rounded once.
+    """Merge an adapter into its base model.
+
+    In float32, rounded once.
 
     Prints how much of the adapter's effect on the logits the rounding left. vLLM reads no token
     rows of an adapter: give it the merged model.

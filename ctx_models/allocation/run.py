@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
+from transformers import AutoConfig
 
 from ctx_models import nano
 from ctx_models.allocation.shares import (
@@ -95,6 +96,22 @@ def plan(model_args: Sequence[str], grid: dict[str, Any], device: str | None = N
     """
     made: dict[str, tuple[list[NeedleRow], dict[str, Any]]] = {}
     return [_job(arguments, grid, device, made) for arguments in model_args]
+
+
+def require_layer(jobs: Sequence[Job], layer: int | None) -> None:
+    """Refuse a layer that a model does not have, before any of them loads.
+
+    Raises:
+        UserError: it names the model and its layers.
+    """
+    for job in jobs if layer is not None else ():
+        config = AutoConfig.from_pretrained(job.checkpoint["pretrained"], **source(job.checkpoint))
+        count = config.get_text_config().num_hidden_layers
+        if layer is not None and layer >= count:
+            raise UserError(
+                f"--layer {layer} is out of range: {job.name} has {count} layers; give 0 to "
+                f"{count - 1}."
+            )
 
 
 def _job(

@@ -3,7 +3,9 @@
 Figures 3 and 4 of arXiv 2411.02688: over the needle test's prompts with the response prefix, with
 and without the chat template. Shares are those of one head, the most representative one: of all
 layers and heads the one with the largest user share, averaged over prompts and both conditions, so
-that the change from raw to chat is that of a single head. Only the last query row is asked for
+that the change from raw to chat is that of a single head (the first version's text). The later
+version takes layer 15, and of it the head with the largest user share without the template:
+`--layer 15 --head-by raw`. Only the last query row is asked for
 (`segment_mass(last_tokens=1)`); no tokens x tokens matrix is built. `allocation_run` measures whole
 models.
 """
@@ -53,18 +55,26 @@ class Allocation:
             what an attention sink takes.
         clusters: numbers [prompts]: cells with one needle where there are several.
         data: what the prompts were made from.
+        layer: the one whose heads are looked at; None for all.
+        head_by: the condition whose user share chooses the head; None for the mean of both.
     """
 
     name: str
     shares: dict[str, np.ndarray]
     clusters: np.ndarray
     data: dict[str, Any]
+    layer: int | None = None
+    head_by: str | None = None
 
     @property
     def head(self) -> tuple[int, int]:
         """Layer and head with the largest mean user share over prompts and conditions."""
-        means = np.mean([found.mean(axis=0) for found in self.shares.values()], axis=0)
-        layer, head = np.unravel_index(means[..., Segment.USER].argmax(), means.shape[:2])
+        chosen = [self.head_by] if self.head_by else list(self.shares)
+        means = np.mean([self.shares[one].mean(axis=0) for one in chosen], axis=0)
+        users = means[..., Segment.USER]
+        if self.layer is not None:
+            return self.layer, int(users[self.layer].argmax())
+        layer, head = np.unravel_index(users.argmax(), users.shape)
         return int(layer), int(head)
 
 

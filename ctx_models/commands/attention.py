@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,14 @@ from ctx_tasks.files import require_writable
 if TYPE_CHECKING:
     from ctx_models.allocation.shares import Allocation, Line
     from ctx_tasks.tables import Table, Value
+
+
+class HeadBy(str, Enum):
+    """Whose mean user share chooses the head that is shown."""
+
+    both = "both"
+    raw = "raw"
+    chat = "chat"
 
 
 def command(
@@ -48,6 +57,12 @@ def command(
             "strongest to heads.json, for hf-ctx heads=.",
         ),
     ] = None,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="Take the head from this layer (from 0) alone.")
+    ] = None,
+    head_by: Annotated[
+        HeadBy, typer.Option("--head-by", help="Whose user share chooses the head.")
+    ] = HeadBy.both,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Show where attention goes, raw and in the chat template.
@@ -61,6 +76,7 @@ def command(
       ctx-eval attention --model_args pretrained=M --max-length 4000
       ctx-eval attention --model_args pretrained=M --model_args pretrained=M,alpha=0.9
       ctx-eval attention --model_args pretrained=M --by-head 8
+      ctx-eval attention --model_args pretrained=M --layer 15 --head-by raw   # the later version
     """
     from ctx_models.allocation import run as allocation_run
     from ctx_models.allocation import shares as allocation
@@ -75,8 +91,10 @@ def command(
     if max_length is not None:
         grid["max_length"] = max_length
     jobs = allocation_run.plan(names, grid, device)
+    allocation_run.require_layer(jobs, layer)
     results = allocation_run.run(jobs, output / ".measured", by_head=by_head is not None)
-    measured = [one for one, _ in results]
+    by = None if head_by is HeadBy.both else head_by.value
+    measured = [dataclasses.replace(one, layer=layer, head_by=by) for one, _ in results]
     found = [line for one in measured for line in allocation.lines(one)]
     if by_head is not None:
         [(_, ranking)] = results

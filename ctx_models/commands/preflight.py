@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -20,6 +21,7 @@ from ctx_models.generation import check_generation, void
 from ctx_tasks import harness
 from ctx_tasks.catalogue import tasks
 from ctx_tasks.errors import UserError
+from ctx_tasks.files import require_writable
 
 if TYPE_CHECKING:
     from lm_eval.tasks._index import Entry
@@ -37,6 +39,7 @@ class Given:
     metadata: Mapping[str, Any]
     gen_kwargs: Mapping[str, Any]
     include_path: tuple[str, ...]
+    output_path: Path | None
     args: argparse.Namespace
 
     @classmethod
@@ -50,6 +53,7 @@ class Given:
         asked = args.tasks or config.get("tasks") or []
         listed = [asked] if isinstance(asked, str) else asked
         include = args.include_path or config.get("include_path")
+        output = args.output_path or config.get("output_path")
         return cls(
             model=args.model or config.get("model") or "hf",
             model_args=mapping("model_args"),
@@ -57,6 +61,7 @@ class Given:
             metadata=mapping("metadata"),
             gen_kwargs=mapping("gen_kwargs"),
             include_path=(include,) if include else (),
+            output_path=Path(output) if output else None,
             args=args,
         )
 
@@ -69,6 +74,10 @@ def check(given: Given) -> None:
     """
     _check_flags(given)
     _check_trackers(given)
+    # The harness evaluates first, then only logs that nothing could be saved.
+    if given.output_path is not None:
+        named = given.output_path.suffix == ".json"
+        require_writable(given.output_path if named else given.output_path / "results.json")
     check_metadata(given.metadata, given.tasks)
     entries = known_tasks(given) or []
     backends.check(given.model, given.gen_kwargs, entries)

@@ -89,6 +89,13 @@ def test_the_head_is_the_one_with_the_largest_user_share(plain):
     assert means[layer, head] == means.max()
 
 
+def test_the_head_may_be_of_one_layer_and_chosen_without_the_template(plain):
+    users = plain.shares["raw"][..., Segment.USER].mean(axis=0)
+    for layer in range(len(users)):
+        chosen = replace(plain, layer=layer, head_by="raw")
+        assert chosen.head == (layer, users[layer].argmax())
+
+
 def test_a_name_with_dollars_is_drawn_as_it_is_and_equal_numbers_give_equal_files(plain, tmp_path):
     named = [replace(line, name="pretrained=a$b^{$c,alpha=0.5") for line in lines(plain)]
     for name in ("one.svg", "two.svg"):
@@ -264,3 +271,24 @@ def test_a_mistake_is_one_sentence_before_anything_is_measured(words, message, t
     assert done.code == 2
     assert message in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_that_a_model_lacks_is_told_before_it_loads(tmp_path):
+    options = ("--lengths", 1, "--depths", 1, "--max-length", 300, "--layer", 9, "--device", "cpu")
+    done = ctx_eval(
+        *("attention", "--haystack", "nano", "--model_args", "pretrained=nano-chat"),
+        *(*options, "-o", tmp_path / "out"),
+    )
+    assert done.code == 2
+    assert re.search(r"--layer 9 is out of range: pretrained=nano-chat has \d layers", done.err)
+
+
+def test_the_command_draws_the_head_of_the_later_version(tmp_path):
+    done = ctx_eval(
+        *("attention", "--haystack", "nano", "--model_args", "pretrained=nano-chat"),
+        *("--lengths", 1, "--depths", 2, "--max-length", 300, "--device", "cpu"),
+        *("--layer", 0, "--head-by", "raw", "-o", tmp_path),
+    )
+    assert done.code == 0, done.err
+    [model] = json.loads((tmp_path / "attention.json").read_text())["models"]
+    assert model["head"][0] == 0

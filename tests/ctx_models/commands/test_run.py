@@ -81,6 +81,10 @@ MISTAKES = {
         (*OURS, "--metadata", json.dumps({"lenghts": 3})),
         "--metadata has the unknown key 'lenghts': did you mean lengths?",
     ),
+    "results below a file": (
+        (*OURS, "--output_path", f"{__file__}/results"),
+        "a file lies where a folder should be",
+    ),
     "sampling without temperature": (
         (*OURS, "--gen_kwargs", "do_sample=True"),
         "do_sample=True samples at a temperature, but there is none",
