@@ -241,7 +241,7 @@ def test_a_checkpoint_that_does_not_load_leaves_the_others_alone(tmp_path):
     assert "failed: lost: raw: " in done.err
     assert [one.checkpoint for one in read_runs([tmp_path / "out"])] == ["chat"]
     log = tmp_path / "out" / "lost" / "raw" / "log.txt"
-    assert str(log) in done.stderr
+    assert str(log) in done.err
     assert "Traceback (most recent call last)" in log.read_text()
     assert "could not be loaded" in log.read_text().splitlines()[-1]
 
