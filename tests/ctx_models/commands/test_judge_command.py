@@ -296,7 +296,7 @@ def test_the_bundled_model_as_a_judge_rates_nothing(tmp_path):
         )
     assert done.code == 2, done.err
     last = done.err.splitlines()[-1]
-    assert last.startswith("ctx-eval: 80 of 80 answers got no rating (80 × no single [[n]], such as ")
+    assert "80 of 80 answers got no rating (80 × no single [[n]], such as " in last
     assert "repeat the command" in last
     assert "name a judge that ends with [[n]]" in last
     [judged] = path.parent.glob("results_*-????????.json")
