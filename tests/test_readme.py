@@ -44,6 +44,7 @@ def readme() -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_every_command_that_needs_no_network_runs(readme: str, tmp_path: Path) -> None:
     [sweep] = blocks(readme, "yaml")
     (tmp_path / "sweep.yaml").write_text(sweep, encoding="utf-8")
