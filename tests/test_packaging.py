@@ -71,7 +71,9 @@ def test_the_wheel_holds_every_yaml_and_essay(wheel):
 
 def test_the_wheel_is_the_packages_and_nothing_beside_them(wheel):
     """Every file of the packages in git, the README's pictures apart, and our task files."""
-    listed = run("git", "ls-files", *PACKAGES, "task_configs", cwd=ROOT).splitlines()
+    listed = run(
+        "git", "ls-files", *PACKAGES, "ctx_train.py", "task_configs", cwd=ROOT
+    ).splitlines()
     expected = {
         name.replace("task_configs/", "lm_eval/tasks/context_awareness/", 1)
         for name in listed
@@ -101,6 +103,7 @@ def test_installed_from_any_directory_and_gone_when_uninstalled(environment):
     for task in tasks():
         assert task.name in listed
     assert "nih_recall_prefix" in run(bin_folder / "ctx-eval", "ls", cwd=environment)
+    assert "Usage: ctx-train" in run(bin_folder / "ctx-train", "--help", cwd=environment)
     assert score(environment, "lm_eval", "hf", "") is not None
     assert score(environment, "ctx-eval", "hf-ctx", ",alpha=0.9") is not None
     run(bin_folder / "python", "-m", "pip", "uninstall", "-y", "-q", "lm-eval-ctx", cwd=environment)
