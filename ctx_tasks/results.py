@@ -25,7 +25,7 @@ from ctx_tasks.checkpoint_names import short_names
 from ctx_tasks.columns import GROUPS, TASKS
 from ctx_tasks.document_keys import Distinct, clusters, digest, distinct, of_part
 from ctx_tasks.errors import UserError
-from ctx_tasks.result_files import results_files, samples_file
+from ctx_tasks.result_files import load, results_files, samples_file
 from ctx_tasks.sample_lines import Doc, as_object, doc_of, read_lines
 from ctx_tasks.scores import (
     Choice,
@@ -230,16 +230,14 @@ def _result_files(path: Path) -> list[Path]:
 
 
 def _read(path: Path, choice: Choice) -> list[Run]:
+    content = load(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         return _runs(path, content, choice)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(
             f"{path} is no results file of lm-eval ({reason}); remove it or run it again."
         ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
 
 
 def _runs(path: Path, content: dict[str, Any], choice: Choice) -> list[Run]:

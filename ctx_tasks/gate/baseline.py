@@ -23,6 +23,7 @@ from ctx_tasks.answers import NAMES
 from ctx_tasks.arm import Arm
 from ctx_tasks.coverage import scored
 from ctx_tasks.errors import UserError
+from ctx_tasks.result_files import load
 from ctx_tasks.results import Samples, TaskResult, read_documents, read_runs
 from ctx_tasks.scores import Choice
 from ctx_tasks.settings import executed
@@ -166,8 +167,9 @@ def _is_baseline(path: Path) -> bool:
 
 
 def _read_baseline(path: Path) -> list[Measurement]:
+    again = f"make it again: ctx-eval gate --save {path} RESULTS"
+    content = load(path, again)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, this version reads {FORMAT!r}")
         return [
@@ -181,9 +183,7 @@ def _read_baseline(path: Path) -> list[Measurement]:
             for run in content["runs"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is no baseline ({error}); make it again: ctx-eval gate --save {path} RESULTS."
-        ) from error
+        raise UserError(f"{path} is no baseline ({error}); {again}.") from error
 
 
 def _unpacked(task: dict[str, Any]) -> Measured:

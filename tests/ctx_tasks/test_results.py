@@ -156,7 +156,8 @@ def test_what_is_still_being_written_is_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no results file of lm-eval"),
+        ("", r"is not JSON \(line 1, column 1: Expecting value\); remove it or make it again"),
+        ("{", r"is not JSON \(line 1, column 2: Expecting property name"),
         ("[]", "is no results file of lm-eval"),
         ("{}", "no 'config'"),
         ('{"config": {}, "results": {}}', "no task with a score"),

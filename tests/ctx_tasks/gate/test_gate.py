@@ -237,6 +237,8 @@ def test_a_few_clusters_are_said_to_be_no_sample(tmp_path):
         (["RESULTS"], "give --baseline FILE"),
         (["RESULTS", "--baseline", "nowhere"], "does not exist"),
         (["RESULTS", "--baseline", "BROKEN"], "is no baseline"),
+        (["RESULTS", "--baseline", "CUT"], "cut.json is not JSON (line 2, column "),
+        (["RESULTS", "--baseline", "EMPTY"], "empty.json is not JSON (line 1, column 1: "),
         (["RESULTS", "--baseline", "AGAIN", "--margin", "much"], "margin 'much' must be a loss"),
         (["RESULTS", "--baseline", "AGAIN", "--margin", "-1"], "must be a loss"),
         (["RESULTS", "--baseline", "AGAIN", "--metric", "f1"], "--metric f1: no task has it"),
@@ -247,11 +249,15 @@ def test_mistakes_exit_with_3_in_one_sentence(tmp_path, arguments, said):
     write(tmp_path / "results", hits(3, 5))
     shutil.copytree(tmp_path / "results", tmp_path / "again")
     (tmp_path / "broken.json").write_text('{"format": "lm-eval-ctx baseline 2", "runs": [{}]}')
+    (tmp_path / "cut.json").write_text('{"format": "lm-eval-ctx baseline 2", "runs":\n[{, ')
+    (tmp_path / "empty.json").write_text("")
     (tmp_path / "margins.yaml").write_text("mmlu: 0.1\n")
     places = {
         "RESULTS": "results",
         "AGAIN": "again",
         "BROKEN": "broken.json",
+        "CUT": "cut.json",
+        "EMPTY": "empty.json",
         "OTHER": "margins.yaml",
     }
     code, _, err = gate(*(tmp_path / places[a] if a in places else a for a in arguments))
