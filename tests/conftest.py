@@ -7,6 +7,7 @@ import os
 import tempfile
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -18,6 +19,12 @@ for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE", "CTX_DEBUG"):
 # lm_eval writes --cache_requests into its own package folder otherwise.
 _REQUESTS = tempfile.TemporaryDirectory(prefix="lm-eval-requests-")
 os.environ.setdefault("LM_HARNESS_CACHE_PATH", _REQUESTS.name)
+
+# How long an example takes says how busy the machine is, nothing about what is tested.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
