@@ -167,7 +167,7 @@ def test_an_unknown_interval_is_left_out(tmp_path: Path) -> None:
     assert len(pixels(tmp_path / "bars.png", tuple(0.35 * part + 0.65 for part in BAR))) > 1000
 
 
-@pytest.mark.parametrize("format", ["png", "svg"])
+@pytest.mark.parametrize("format", ["png", pytest.param("svg", marks=pytest.mark.slow)])
 def test_the_command_draws_all_there_is(tmp_path: Path, format: str) -> None:
     runs = report_data.write(
         tmp_path / "runs", checkpoints=["../m$a$", "m a", "é" * 300], begun=True

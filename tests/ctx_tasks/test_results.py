@@ -19,6 +19,7 @@ from tests.ctx_tasks.result_files import sample, write_run
 STEERED = {"alpha": 0.9, "schedule": "compound", "steer_generated": False, "indicator": "[IND]"}
 
 
+@pytest.mark.slow  # plain lm_eval indexes the harness's 14,000 tasks; test_any_task.py reads ours
 def test_what_both_command_lines_write_is_read(tmp_path):
     """Plain `lm_eval --model hf` without, `ctx-eval run --model hf-ctx` with a chat template."""
     common = ["--limit", "3", "--device", "cpu", "--log_samples", "--output_path", tmp_path]
