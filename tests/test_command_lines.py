@@ -135,11 +135,14 @@ def test_in_a_folder_with_a_training_of_its_own(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "start", [["-m", "ctx_train"], ["-c", "from ctx_train import main; main()"]]
+    "start",
+    [["-m", "ctx_models.ctx_train"], ["-c", "from ctx_models.ctx_train import main; main()"]],
 )
 def test_ctx_train_is_found_where_another_training_comes_first(start, tmp_path, monkeypatch):
     """As `PYTHONPATH=. ctx-train`; the console script is the second of these."""
-    assert 'ctx-train = "ctx_train:main"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'ctx-train = "ctx_models.ctx_train:main"' in (ROOT / "pyproject.toml").read_text(
+        encoding="utf-8"
+    )
     paths = filter(None, [".", os.environ.get("PYTHONPATH")])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     done = in_a_folder_of_another(tmp_path, "python", *start, "score", "--help")
