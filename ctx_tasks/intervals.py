@@ -22,6 +22,13 @@ an effective number of documents, n / design effect (Korn and Graubard, Survey M
 compared by Dean and Pagano, J. Survey Statistics and Methodology 3, 2015): Wilson's, or, where all
 scores are equal, Clopper and Pearson's on one document a cluster. Paired flips get Tango's score
 interval (Statistics in Medicine 17, 1998) in the same way.
+
+**What they hold.** At least 93 % for 8 to 400 documents, alone or in clusters of 5, and rates of
+0.02, 0.5, 0.98 and 1; at 400 at most 97 %, but for 0.02 and 0.98 in clusters of 5: 96.8 to 97.8 %,
+computed exactly. There an interval can miss on one side alone, which may have 2.5 %: one hit in 400
+says nothing about whether hits come in clusters, and leaving 0.02 out after it would hold it in 92
+of 100 draws where they do. 80 clusters that are all alike leave no choice but 92.3 % or 97.8 %
+(`tests/ctx_tasks/test_interval_limits.py`).
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def test_the_interval_of_a_score_holds_the_rate(n, size, rate):
         ends = estimates(scores(rng, TRIALS, numbers, rate, together), numbers)
         share = held(ends, rate)
         assert share >= COVERAGE - noise(COVERAGE), (together, share)
-        # 8 misses in 80 passages are too few steps to come nearer to 95 %.
+        # Rare hits in clusters miss on one side alone: `test_interval_limits.py`, exactly.
         if n == 400 and rate < 1 and (size == 1 or rate == 0.5):
             assert share <= 0.97 + noise(0.97), (together, share)
     if rate == 1.0:
