@@ -1,4 +1,8 @@
-"""Knowledge conflict rows in each of the three shapes, and a scripted file of them."""
+"""Knowledge conflict rows in each of the three shapes, and files of them.
+
+ConFiQA's row has all the columns that its README lists, FaithEval's those that its users read; the
+texts are our own.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,21 @@ PLAIN = {
     "memory_answer": ["Ada Stone", "A. Stone"],
 }
 CONFIQA = {
-    "question": "When was the lamp lit?",
-    "orig_context": "The lamp was lit in 1820.",
+    "orig_path": "[('Q1', 'P1', 'Q2')]",
+    "cf_path": "[('Q1', 'P1', 'Q3')]",
+    "orig_path_labeled": "[('the lamp', 'lit in', '1820')]",
+    "cf_path_labeled": "[('the lamp', 'lit in', '1999')]",
+    "orig_triple": "('Q1', 'P1', 'Q2')",
+    "cf_triple": "('Q1', 'P1', 'Q3')",
     "orig_answer": "1820",
-    "orig_alias": ["the year 1820"],
-    "cf_context": LAMP,
     "cf_answer": "1999",
+    "orig_alias": ["the year 1820"],
     "cf_alias": [],
+    "question": "When was the lamp lit?",
+    "orig_context_piece": "The lamp was lit in 1820.",
+    "cf_context_piece": "The lamp was lit in 1999.",
+    "orig_context": "The lamp on the pier was lit by Bob Hale in 1820.",
+    "cf_context": LAMP,
 }
 FAITHEVAL = {
     "id": "f1",

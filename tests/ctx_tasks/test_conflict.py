@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
@@ -35,6 +38,20 @@ def test_the_three_shapes_become_one(tmp_path: Path) -> None:
     assert plain["passage_id"] == confiqa["passage_id"] != faitheval["passage_id"]
 
 
+def test_confiqa_is_read_from_its_json_and_faitheval_from_its_parquet(tmp_path: Path) -> None:
+    """As they are published: one list of rows, and one table whose labels may be numbers."""
+    (tmp_path / "ConFiQA-QA.json").write_text(json.dumps([data.CONFIQA], indent=4))
+    numbered = {"label": ["1", "2", "3"], "text": data.FAITHEVAL["choices"]["text"]}
+    rows = [data.FAITHEVAL, {**data.FAITHEVAL, "choices": numbered, "answerKey": "2"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test-00000-of-00001.parquet")
+    used: dict[str, Any] = {}
+    loaded = conflicts.conflict(conflict_files=str(tmp_path), data_used=used)["validation"]
+    assert loaded["context_answers"][:] == [["1999"], ["cheese"], ["cheese"]]
+    assert loaded["memory_answers"][0] == [["1820", "the year 1820"]]
+    assert loaded["memory_answers"][1] == loaded["memory_answers"][2] == [["brass"], ["glass"]]
+    assert used["rows"] == 3
+
+
 def test_answers_that_hold_each_other_are_left_out(tmp_path: Path) -> None:
     within = {**data.PLAIN, "context_answer": "Ada", "memory_answer": "Ada Stone"}
     choices = {"label": ["A", "B", "C"], "text": ["hard cheese", "cheese", "glass"]}
@@ -49,6 +66,11 @@ def test_answers_that_hold_each_other_are_left_out(tmp_path: Path) -> None:
         ({"question": "q"}, "or ConFiQA's cf_context, question, cf_answer and orig_answer"),
         ({**data.CONFIQA, "cf_answer": 3}, "has 'cf_answer' is int"),
         ({**data.FAITHEVAL, "answerKey": "D"}, "has the answerKey 'D', but its choices have the"),
+        # FaithEval's other two parts have answers, and no choices.
+        (
+            {"qid": "1", "context": "c", "question": "q", "answers": ["a"]},
+            "has no 'context_answer'",
+        ),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
