@@ -3,7 +3,9 @@
 arXiv 2411.02688 was measured twice: the ICLR 2025 submission (`iclr2025`, code of 2024-11) and the
 NeurIPS 2025 paper (`neurips2025`, code since 2025-02). `SETTINGS` says what each version did, as
 far as a task can do it; without `paper` a task does what the first version's text says. Where text
-and released code differ, a version means its code, which made its tables. A setting given beside
+and released code differ, a version means its code, which made its tables. Of DROP's score we know
+one rule of the released code, and of no change to it, so that both versions have that one; the
+change of the score that the later version made is known for SQuAD and QuAC. A setting given beside
 `paper` wins, with a warning; results hold both. Models, chat template and the longest needle
 document are the user's to choose.
 """

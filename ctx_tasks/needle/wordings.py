@@ -1,8 +1,8 @@
 """How the needle is asked for: the paper's prompt, four of our own, or a file's.
 
 The later version of the paper asks every question in four wordings and reports mean and standard
-deviation over them. Its wordings are not published with it; `FOUR` was written for this project, so
-the spread is comparable in kind, not wording by wording.
+deviation over them, for small models. We know that there are four, not how they read; `FOUR` was
+written for this project, so the spread is comparable in kind, not wording by wording.
 """
 
 from __future__ import annotations
