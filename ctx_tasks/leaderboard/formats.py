@@ -21,6 +21,8 @@ from ctx_tasks.scores import BESIDE
 from ctx_tasks.tables import Head, Labelled, Table, Value, plain_text, with_error, with_interval
 
 _FIRST = Head("checkpoint, how it is run")
+# Columns of a change in the CSV.
+_PARTS = ("mean", "error", "low", "high", "n", "clusters")
 KEY = (
     "Bold: best of its column; ~: tied with it (95 %); [..]: 95 % interval, paired; n = 40 in 8: "
     "40 documents in 8 independent clusters (passages, needles)."
@@ -59,7 +61,7 @@ def table(board: Board) -> Table:
 
 
 def changes(board: Board) -> Table:
-    """Tax and gains with intervals, n, shares of empty answers, and over which tasks."""
+    """Tax and gains with intervals, n and clusters, shares of empty answers, over which tasks."""
     found = kinds(board)
     heads = [*(Head(kind.name, (kind.under,)) for kind in found), Head("n")]
     heads.append(Head("empty", ("(before, after)",)))
@@ -68,7 +70,7 @@ def changes(board: Board) -> Table:
             row.arm.name,
             [
                 *(_interval(change if kind is other else None) for other in found),
-                Value(str(change.difference.n)),
+                Value(_size(change).removeprefix("n = ")),
                 Value(_empty(change)),
                 Value(_over(change)),
             ],
@@ -169,7 +171,11 @@ def _change(change: Change) -> str:
     found = change.difference
     shown = with_interval(found.mean, found.low, found.high)
     empty = "" if math.isnan(sum(change.empty)) else f", empty {_empty(change)}"
-    return f"{shown}, n = {found.n}{empty}, {escape(_over(change))}"
+    return f"{shown}, {_size(change)}{empty}, {escape(_over(change))}"
+
+
+def _size(change: Change) -> str:
+    return tables.sizes([(change.difference.n, change.difference.clusters)])
 
 
 def _empty(change: Change) -> str:
@@ -206,7 +212,7 @@ def _flat(row: Row, board: Board) -> dict[str, Any]:
         flat[f"{name} mark"] = "" if cell is None else plain_text(cell.mark)
     for kind in ("tax", "unbegun_tax", "gain"):
         change: Change | None = getattr(row, kind)
-        for part in ("mean", "error", "low", "high", "n"):
+        for part in _PARTS:
             flat[f"{kind} {part}"] = "" if change is None else getattr(change.difference, part)
         empty = ("", "") if change is None else change.empty
         flat.update(zip((f"{kind} empty before", f"{kind} empty after"), empty, strict=True))
@@ -222,7 +228,7 @@ def _flat_others(row: Row, board: Board, kind: str) -> dict[str, Any]:
         f"{plain_text(column)} {kind} {part}": getattr(own.get(column), part, "")
         for column in board.columns
         if column in changed
-        for part in ("mean", "error", "low", "high", "n")
+        for part in _PARTS
     }
 
 
