@@ -28,7 +28,8 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.gate.baseline import Measured, Measurement
 from ctx_tasks.gate.loss import LEVEL, Loss, paired_loss
 from ctx_tasks.gate.margin import Margin
-from ctx_tasks.intervals import FEW_CLUSTERS
+from ctx_tasks.intervals import Clustering
+from ctx_tasks.reach import unsaid
 from ctx_tasks.settings import executed_apart, told, unlike
 from ctx_tasks.statistics import SCALES, has_bounds, holm
 from ctx_tasks.tables import number
@@ -60,6 +61,7 @@ class TaskVerdict:
         before, after, loss, margin: None for an error.
         needed: documents that would settle an inconclusive verdict, if the loss stays as it is.
         suspicious: the gain is larger than `SUSPICIOUS`.
+        unsaid: what the verdict says nothing about (`ctx_tasks.reach`).
     """
 
     task: str
@@ -72,6 +74,7 @@ class TaskVerdict:
     margin: float | None = None
     needed: int | None = None
     suspicious: bool = False
+    unsaid: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,7 @@ def _decision(baseline: Measurement, result: Measurement, tasks: list[TaskVerdic
         notes.append(
             f"The baseline is run as {baseline.arm.name}, the result as {result.arm.name}."
         )
-    notes += [
-        f"{task.task}: the documents lie in {task.loss.clusters} clusters (needles or passages): "
-        "the verdict is about these and says nothing about another."
-        for task in tasks
-        if task.loss is not None and task.loss.clusters < FEW_CLUSTERS
-    ]
+    notes += [f"{task.task}: {task.unsaid}." for task in tasks if task.unsaid]
     apart = executed_apart(baseline.executed, result.executed)
     notes += [apart] if apart else []
     notes += [
@@ -234,7 +232,15 @@ def _measured(name: str, old: Measured, after: np.ndarray, margin: Margin) -> Ta
     loss = paired_loss(losses, clusters, tolerated, largest, bounded)
     suspicious = loss.high < -SUSPICIOUS * largest
     return TaskVerdict(
-        name, Verdict.INCONCLUSIVE, "", old.metric, *means, loss, tolerated, suspicious=suspicious
+        name,
+        Verdict.INCONCLUSIVE,
+        "",
+        old.metric,
+        *means,
+        loss,
+        tolerated,
+        suspicious=suspicious,
+        unsaid=unsaid(Clustering.of(clusters), tolerated / largest),
     )
 
 
