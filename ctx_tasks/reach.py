@@ -22,10 +22,10 @@ def unsaid(clustering: Clustering, tolerated: float = 1.0) -> str:
     """
     count = clustering.count
     if clustering.evenly < FEW_CLUSTERS:
-        largest = clustering.sizes.max() / clustering.n
-        as_few = f", {largest:.0%} of them in one" if count >= FEW_CLUSTERS else ""
+        unequal = f", as good as {int(clustering.evenly)} of one size"
         return (
-            f"the documents lie in {count} clusters (needles or passages){as_few}: "
+            f"the documents lie in {count} clusters (needles or passages)"
+            f"{unequal if count >= FEW_CLUSTERS else ''}: "
             f"what is said is about these {count}, and nothing about another"
         )
     if clustering.n > _LARGE * count and tolerated * count < _SEEN:

@@ -86,7 +86,12 @@ def test_few_clusters_are_said_to_tell_nothing_of_another_by_every_command(tmp_p
     ("n", "shape", "margin", "said"),
     [
         (400, "8 needles", 0.05, "these 8, and nothing about another"),
-        (1000, "dominant", 0.05, "101 clusters (needles or passages), 50% of them in one: what"),
+        (
+            1000,
+            "dominant",
+            0.05,
+            "101 clusters (needles or passages), as good as 3 of one size: what",
+        ),
         (1000, 33, 0.05, "31 large clusters (needles or passages): that one in 10 falls as a"),
         # One in 20 would be seen among 61; and passages of the usual size may fall.
         (2000, 33, 0.05, ""),
