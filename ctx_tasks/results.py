@@ -95,6 +95,7 @@ class Run:
         identity: model arguments that decide which model it is; equal for equal checkpoints.
         date: seconds since 1970.
         config: the file's `config`.
+        harness: version of lm-eval that wrote it; None where it did not say (before 0.4.3).
     """
 
     path: Path
@@ -104,6 +105,7 @@ class Run:
     date: float
     tasks: dict[str, TaskResult]
     config: dict[str, Any]
+    harness: str | None = None
 
     @property
     def standing(self) -> dict[str, TaskResult]:
@@ -257,7 +259,8 @@ def _runs(path: Path, content: dict[str, Any], choice: Choice) -> list[Run]:
     arm = Arm.recorded(content)
     name = str(config.get("checkpoint") or content.get("model_name") or config.get("model"))
     checkpoint = json.dumps(identity(arguments), sort_keys=True, default=str)
-    run = Run(path, name, checkpoint, arm, _date(content), tasks, config)
+    harness = content.get("lm_eval_version")
+    run = Run(path, name, checkpoint, arm, _date(content), tasks, config, harness)
     begun = {name for name in tasks if _begun(name)}
     halves = [(False, tasks.keys() - begun), (True, begun)]
     return [

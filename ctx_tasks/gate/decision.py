@@ -26,7 +26,7 @@ import numpy as np
 
 from ctx_tasks.answers import CUT, UNFINISHED
 from ctx_tasks.errors import UserError
-from ctx_tasks.gate.baseline import Measured, Measurement
+from ctx_tasks.gate.baseline import PACKAGE, Measured, Measurement, version
 from ctx_tasks.gate.loss import LEVEL, Loss, paired_loss
 from ctx_tasks.gate.margin import Margin
 from ctx_tasks.intervals import FEW_CLUSTERS
@@ -98,8 +98,11 @@ def decide(
         level: of a regression (`ctx_tasks.gate.series`).
 
     Raises:
-        UserError: a margin for a task no baseline has, or one that tolerates every loss.
+        UserError: a margin for a task no baseline has, or one that tolerates every loss; a
+            baseline made with another version of lm-eval, or saved by another of ours.
     """
+    for pair in pairs:
+        _refuse_versions(*pair)
     _refuse_unknown(margins or {}, pairs)
     found = [
         [_task(name, *pair, (margins or {}).get(name, margin)) for name in _names(*pair)]
@@ -126,6 +129,24 @@ def _refuse_unknown(
         raise UserError(
             f"There is a margin for {', '.join(unknown)}, but the baseline has {', '.join(known)}."
         )
+
+
+def _refuse_versions(baseline: Measurement, result: Measurement) -> None:
+    ours = version(PACKAGE)
+    for name, old, new in (
+        ("lm-eval", baseline.harness, result.harness),
+        (PACKAGE, _minor(baseline.package), _minor(ours)),
+    ):
+        if None not in (old, new) and old != new:
+            raise UserError(
+                f"The baseline {baseline.source} was made with {name} {old}, and this is {new}: "
+                "run its checkpoint again and save it (ctx-eval gate --save FILE RESULTS)."
+            )
+
+
+def _minor(release: str | None) -> str | None:
+    """ "0.3" of "0.3.1": what may change a score changes that."""
+    return None if release is None else ".".join(release.split(".")[:2])
 
 
 def _decision(baseline: Measurement, result: Measurement, tasks: list[TaskVerdict]) -> Decision:
