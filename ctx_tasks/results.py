@@ -343,7 +343,7 @@ def _parts(
 def _newest(runs: Sequence[Run]) -> list[Run]:
     """Each task of a checkpoint and arm from its newest file only."""
     taken: dict[tuple[str, str, Arm, str], Path] = {}
-    kept = []
+    kept, older = [], []
     for run in sorted(runs, key=lambda run: run.date, reverse=True):
         tasks = {}
         for name, task in run.tasks.items():
@@ -351,10 +351,19 @@ def _newest(runs: Sequence[Run]) -> list[Run]:
             if newest == run.path:
                 tasks[name] = task
             else:
-                logger.warning("%s of %s is left out: %s is newer.", name, run.path, newest)
+                older.append((name, run.path, newest))
         kept += [replace(run, tasks=tasks)] if tasks else []
+    if older:
+        _tell_older(older)
     order = {id(run): place for place, run in enumerate(kept)}
     return sorted(kept, key=lambda run: (run.checkpoint, -order[id(run)]))
+
+
+def _tell_older(older: Sequence[tuple[str, Path, Path]]) -> None:
+    """One line, however many results a newer file (of a rescored folder, say) replaces."""
+    name, path, newest = older[0]
+    more = f", and {len(older) - 1} more such" if len(older) > 1 else ""
+    logger.warning("%s of %s is left out: %s is newer%s.", name, path, newest, more)
 
 
 def _named(runs: list[Run]) -> list[Run]:
