@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from importlib import metadata
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,7 @@ def test_the_page_explains_its_words_and_says_what_made_it(tmp_path):
     page = report.page(made(tmp_path))
     for word in ("raw", "chat", "prefix", "alpha (α)", "[IND]", "template tax"):
         assert f"<dt>{word}</dt>" in page
-    assert f"lm-eval-ctx</a> {metadata.version('lm-eval-ctx')};" in page
+    assert f"lm-eval-ctx</a> {version_of('lm-eval-ctx')};" in page
 
 
 def test_other_outputs_are_shown_one_a_line(tmp_path):
