@@ -6,10 +6,8 @@ after it. The command line calls it here, which imports neither torch nor transf
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from ctx_models import nano
-from ctx_tasks.errors import UserError
+from ctx_tasks.errors import UserError, near
 
 MODEL = "hf-ctx"
 
@@ -38,8 +36,7 @@ def check_model(name: str, pretrained: object = None) -> None:
     register_model()
     known = list(model_registry.keys())
     if name not in known:
-        close = get_close_matches(name, known, n=1)
-        meant = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}."
+        meant = near(name, known) or f"choose one of {', '.join(known)}."
         raise UserError(f"--model {name} is not known: {meant}")
     if name != MODEL and isinstance(pretrained, str) and nano.is_bundled(pretrained):
         raise UserError(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ctx_tasks.errors import UserError
+from ctx_tasks.errors import UserError, near
 
 Schedule = Literal["constant", "compound"]
 Turns = Literal["last", "all"]
@@ -137,7 +137,9 @@ class Arm:
         """
         unknown = settings.keys() - FIELDS
         if unknown:
-            raise UserError(f"unknown key {min(map(str, unknown))!r} (known: {', '.join(FIELDS)})")
+            wrong = min(map(str, unknown))
+            known = near(wrong, FIELDS) or f"known: {', '.join(FIELDS)}"
+            raise UserError(f"unknown key {wrong!r} ({known})")
         return cls(
             **{
                 one.name: one.metadata.get("read", bool)(settings[one.name])

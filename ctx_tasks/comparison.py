@@ -19,7 +19,7 @@ from typing import Any
 from ctx_tasks import settings
 from ctx_tasks.columns import GROUPS, heading
 from ctx_tasks.coverage import gaps, scored
-from ctx_tasks.errors import UserError
+from ctx_tasks.errors import UserError, few
 from ctx_tasks.intervals import Clustering
 from ctx_tasks.reach import unsaid
 from ctx_tasks.results import Run, Samples, TaskResult, read_documents
@@ -134,10 +134,11 @@ def shared_tasks(a: Run, b: Run, before: Collection[str], after: Collection[str]
     """
     shared = [name for name in before if name in after]
     if not shared:
-        left = "".join(f" {note}" for note in notes(a, b, []))
+        # One reason of each: they are as many as the tasks.
+        left = "".join(f" {reason}" for run in (a, b) for reason in scored(run)[1][:1])
         raise UserError(
-            f"{a.path} has {', '.join(a.tasks)} and {b.path} has {', '.join(b.tasks)}: no task in "
-            f"both with a score per document; compare runs of the same tasks.{left}"
+            f"{a.path} has {few([*a.tasks])} and {b.path} has {few([*b.tasks])}: no task in both "
+            f"with a score per document; compare runs of the same tasks.{left}"
         )
     return shared
 
@@ -264,6 +265,6 @@ def one_run(runs: Sequence[Run], named: str) -> Run:
         UserError: several checkpoints or arms; lists them.
     """
     if len({(run.checkpoint, run.identity, run.arm) for run in runs}) > 1:
-        listed = "; ".join(f"{run.checkpoint}, {run.arm.name}: {run.path}" for run in runs)
+        listed = few([f"{run.checkpoint} ({run.arm.name}) in {run.path}" for run in runs])
         raise UserError(f"{named} holds several runs; name the results file of one: {listed}.")
     return replace(runs[0], tasks={name: r for run in runs for name, r in run.tasks.items()})

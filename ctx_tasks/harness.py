@@ -11,6 +11,7 @@ import argparse
 import functools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ PRIVATE: Final = {
         "Task.build_all_requests",
     ),
     "lm_eval.config.evaluate_config": ("EvaluatorConfig.from_cli",),
+    "lm_eval.evaluator": ("get_git_commit_hash",),
     "lm_eval.loggers": ("EvaluationTracker.save_results_samples",),
     "lm_eval.models": ("MODEL_MAPPING",),
     "lm_eval.models.openai_completions": (
@@ -254,6 +256,35 @@ def _without_empty_stop(create: Callable[..., dict[str, Any]]) -> Callable[..., 
         return {name: value for name, value in made.items() if name != "stop" or value}
 
     return payload
+
+
+@contextmanager
+def git_unheard() -> Iterator[None]:
+    """Inside, "fatal: not a git repository" is not shown: the harness asks git for a commit."""
+    from lm_eval import evaluator
+
+    whole: Any = evaluator
+    ask = whole.get_git_commit_hash
+    whole.get_git_commit_hash = _unheard(ask)
+    try:
+        yield
+    finally:
+        whole.get_git_commit_hash = ask
+
+
+def _unheard(ask: Callable[[], str | None]) -> Callable[[], str | None]:
+    @functools.wraps(ask)
+    def asked() -> str | None:
+        kept = os.dup(2)
+        try:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            return ask()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+    return asked
 
 
 @contextmanager

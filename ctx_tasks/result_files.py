@@ -7,10 +7,14 @@ date.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from ctx_tasks.errors import UserError
 
 _OURS = "results_"
 _DATED = re.compile(r".+_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d[^_/]*\.json")
@@ -34,6 +38,22 @@ def files_below(folder: Path) -> Iterator[Path]:
 def results_files(folder: Path) -> list[Path]:
     """The results files below a folder."""
     return sorted(file for file in files_below(folder) if _is_results(file.name))
+
+
+def load(path: Path, step: str = "remove it or make it again") -> Any:
+    """What a file that must be JSON holds.
+
+    Raises:
+        UserError: it is not, or cannot be read; says where, and the next step.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is not JSON (line {error.lineno}, column {error.colno}: {error.msg}); {step}."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
 
 
 def date_of(results: Path) -> str:

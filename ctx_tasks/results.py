@@ -25,7 +25,7 @@ from ctx_tasks.checkpoint_names import short_names
 from ctx_tasks.columns import GROUPS, TASKS
 from ctx_tasks.document_keys import Distinct, clusters, digest, distinct, of_part
 from ctx_tasks.errors import UserError
-from ctx_tasks.result_files import results_files, samples_file
+from ctx_tasks.result_files import load, results_files, samples_file
 from ctx_tasks.sample_lines import Doc, as_object, doc_of, read_lines
 from ctx_tasks.scores import (
     Choice,
@@ -95,6 +95,7 @@ class Run:
         identity: model arguments that decide which model it is; equal for equal checkpoints.
         date: seconds since 1970.
         config: the file's `config`.
+        harness: version of lm-eval that wrote it; None where it did not say (before 0.4.3).
     """
 
     path: Path
@@ -104,6 +105,7 @@ class Run:
     date: float
     tasks: dict[str, TaskResult]
     config: dict[str, Any]
+    harness: str | None = None
 
     @property
     def standing(self) -> dict[str, TaskResult]:
@@ -230,16 +232,14 @@ def _result_files(path: Path) -> list[Path]:
 
 
 def _read(path: Path, choice: Choice) -> list[Run]:
+    content = load(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         return _runs(path, content, choice)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(
             f"{path} is no results file of lm-eval ({reason}); remove it or run it again."
         ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
 
 
 def _runs(path: Path, content: dict[str, Any], choice: Choice) -> list[Run]:
@@ -259,7 +259,8 @@ def _runs(path: Path, content: dict[str, Any], choice: Choice) -> list[Run]:
     arm = Arm.recorded(content)
     name = str(config.get("checkpoint") or content.get("model_name") or config.get("model"))
     checkpoint = json.dumps(identity(arguments), sort_keys=True, default=str)
-    run = Run(path, name, checkpoint, arm, _date(content), tasks, config)
+    harness = content.get("lm_eval_version")
+    run = Run(path, name, checkpoint, arm, _date(content), tasks, config, harness)
     begun = {name for name in tasks if _begun(name)}
     halves = [(False, tasks.keys() - begun), (True, begun)]
     return [
@@ -342,7 +343,7 @@ def _parts(
 def _newest(runs: Sequence[Run]) -> list[Run]:
     """Each task of a checkpoint and arm from its newest file only."""
     taken: dict[tuple[str, str, Arm, str], Path] = {}
-    kept = []
+    kept, older = [], []
     for run in sorted(runs, key=lambda run: run.date, reverse=True):
         tasks = {}
         for name, task in run.tasks.items():
@@ -350,10 +351,19 @@ def _newest(runs: Sequence[Run]) -> list[Run]:
             if newest == run.path:
                 tasks[name] = task
             else:
-                logger.warning("%s of %s is left out: %s is newer.", name, run.path, newest)
+                older.append((name, run.path, newest))
         kept += [replace(run, tasks=tasks)] if tasks else []
+    if older:
+        _tell_older(older)
     order = {id(run): place for place, run in enumerate(kept)}
     return sorted(kept, key=lambda run: (run.checkpoint, -order[id(run)]))
+
+
+def _tell_older(older: Sequence[tuple[str, Path, Path]]) -> None:
+    """One line, however many results a newer file (of a rescored folder, say) replaces."""
+    name, path, newest = older[0]
+    more = f", and {len(older) - 1} more such" if len(older) > 1 else ""
+    logger.warning("%s of %s is left out: %s is newer%s.", name, path, newest, more)
 
 
 def _named(runs: list[Run]) -> list[Run]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 WIDTH = 250
+_HEIGHT = 25  # rich's own guess; nothing of ours depends on it
 # What labels, headings and words are folded to at most; rich's own edge and gap between columns.
 _NARROW = 12
 _EDGE, _GAP = 1, 2
@@ -152,12 +154,21 @@ def _plain_character(character: str) -> str:
 def terminal() -> Console:
     """The terminal; in a pipe or a file, lines of `WIDTH` unless COLUMNS says otherwise."""
     known = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    return Console() if known else Console(width=WIDTH)
+    return console_of(shutil.get_terminal_size().columns if known else WIDTH)
 
 
 def piped(file: IO[str]) -> Console:
     """A file to print to, with lines of `WIDTH`."""
-    return Console(file=file, width=WIDTH)
+    return console_of(WIDTH, file)
+
+
+def console_of(width: int, file: IO[str] | None = None) -> Console:
+    """Something to print to, by default the standard output, with lines of this width.
+
+    Without a height, rich takes 80 columns for what it holds to be a dumb terminal (TERM=dumb, with
+    FORCE_COLOR or TTY_COMPATIBLE even a pipe), whatever width it was told.
+    """
+    return Console(file=file, width=width, height=_HEIGHT)
 
 
 def say(text: str, console: Console) -> None:

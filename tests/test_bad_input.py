@@ -58,6 +58,9 @@ MISTAKES = {
     ),
     "indicator_turns unknown": Mistake("choose last or all", {"indicator_turns": "first"}),
     "argument misspelt": Mistake(r"alpa=0\.9 .* did you mean alpha", {"alpa": 0.9}),
+    "bundled model misspelt": Mistake(
+        r"did you mean nano-chat-ind\?", {"pretrained": "nano-chat-idn"}
+    ),
     "no checkpoint": Mistake("could not be loaded", {"pretrained": "FOLDER/nothing"}),
     "no chat template": Mistake("has no chat template", template=None),
     "no chat template, steered": Mistake("has no chat template", {"alpha": 0.5}, template=None),

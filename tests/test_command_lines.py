@@ -25,6 +25,7 @@ COMMANDS = [
     for command in app.registered_commands
 ]
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[1]
 
 
 def call(program: str, *arguments: str) -> int:
@@ -131,6 +132,22 @@ def test_in_a_folder_with_a_training_of_its_own(command, tmp_path):
     done = in_a_folder_of_another(tmp_path, *command)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    "start",
+    [["-m", "ctx_models.ctx_train"], ["-c", "from ctx_models.ctx_train import main; main()"]],
+)
+def test_ctx_train_is_found_where_another_training_comes_first(start, tmp_path, monkeypatch):
+    """As `PYTHONPATH=. ctx-train`; the console script is the second of these."""
+    assert 'ctx-train = "ctx_models.ctx_train:main"' in (ROOT / "pyproject.toml").read_text(
+        encoding="utf-8"
+    )
+    paths = filter(None, [".", os.environ.get("PYTHONPATH")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    done = in_a_folder_of_another(tmp_path, "python", *start, "score", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Score how far" in done.stdout
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from functools import reduce
 from pathlib import Path
 
 import pytest
+from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
 
 from ctx_tasks import harness
@@ -33,6 +34,16 @@ def test_a_task_manager_builds_from_its_entries():
     manager = TaskManager(include_path=str(task_folder()), include_defaults=False)
     assert callable(manager._factory.build)
     assert harness.build_task(manager, "nowhere", {}) is None
+
+
+def test_git_is_asked_for_a_commit_but_not_heard(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert evaluator.get_git_commit_hash() is None
+    assert "fatal: " in capfd.readouterr().err
+    with harness.git_unheard():
+        assert evaluator.get_git_commit_hash() is None
+        assert not capfd.readouterr().err
 
 
 def attributes(path: Path) -> set[str]:

@@ -92,3 +92,45 @@ def test_dependencies_point_one_way(package, unknown):
         if name.split(".")[0] == package and to.split(".")[0] in unknown
     ]
     assert not wrong
+
+
+LONGEST, MOST_ROOMS = 450, 8
+
+
+def test_no_file_holds_more_than_one_idea_s_worth_of_lines():
+    long = {
+        name: lines
+        for name, path in MODULES.items()
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST
+    }
+    assert not long
+
+
+def behind(*names: str) -> set[str]:
+    """These modules, and all that they import, themselves or by way of others."""
+    found: set[str] = set()
+    waiting = [*names]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += GRAPH[name]
+    return found
+
+
+def rooms(names: set[str]) -> set[str]:
+    """The folders that modules lie in."""
+    return {str(MODULES[name].parent.relative_to(ROOT)) for name in names}
+
+
+def test_an_arm_goes_from_a_sweep_file_to_the_leaderboard_through_few_rooms():
+    way = behind("ctx_models.commands.sweep", "ctx_models.commands.leaderboard")
+    knowing = {name for name in way if "ctx_tasks.arm" in GRAPH[name]}
+    assert {"ctx_models.sweep.plan", "ctx_models.steered", "ctx_tasks.results"} < knowing
+    assert len(rooms(knowing)) <= MOST_ROOMS
+
+
+def test_a_results_file_goes_to_the_page_through_few_rooms():
+    way = behind("ctx_models.commands.leaderboard")
+    assert {"ctx_tasks.results", "ctx_tasks.report.page"} < way
+    assert len(rooms(way)) <= MOST_ROOMS

@@ -101,6 +101,7 @@ def test_installed_from_any_directory_and_gone_when_uninstalled(environment):
     for task in tasks():
         assert task.name in listed
     assert "nih_recall_prefix" in run(bin_folder / "ctx-eval", "ls", cwd=environment)
+    assert "Usage: ctx-train" in run(bin_folder / "ctx-train", "--help", cwd=environment)
     assert score(environment, "lm_eval", "hf", "") is not None
     assert score(environment, "ctx-eval", "hf-ctx", ",alpha=0.9") is not None
     run(bin_folder / "python", "-m", "pip", "uninstall", "-y", "-q", "lm-eval-ctx", cwd=environment)

@@ -93,6 +93,7 @@ def evaluate(args: argparse.Namespace) -> None:
     args.model_args = bundled_model(args, given)
     with ExitStack() as around:
         around.enter_context(judge.afterwards(args, config))
+        around.enter_context(harness.git_unheard())
         if backends.is_api(given.model):
             around.enter_context(harness.no_empty_stop())
         around.enter_context(

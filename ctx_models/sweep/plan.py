@@ -28,12 +28,13 @@ from ctx_models import nano
 from ctx_models.fingerprint import checkpoint_fingerprint, short_hash
 from ctx_tasks.arm import ARGUMENTS, Arm, command, safe
 from ctx_tasks.columns import begun
-from ctx_tasks.errors import UserError
+from ctx_tasks.errors import UserError, near
 
 _KEYS = {
     *("checkpoints", "arms", "begun", "tasks"),
     *("metadata", "limit", "batch_size", "device", "output"),
 }
+_CHECKPOINT_KEYS = {"name", "model", "model_args", "arms"}
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,7 @@ def cells(plan: Plan) -> list[Cell]:
 
 
 def _plan(content: dict[str, Any], output: Path | None, wrong: list[str]) -> Plan:
-    wrong += [
-        f"unknown key {k!r} (known: {', '.join(sorted(_KEYS))})" for k in content.keys() - _KEYS
-    ]
+    wrong += _unknown(content, _KEYS)
     tasks = content.get("tasks") or []
     metadata = content.get("metadata") or {}
     if not isinstance(tasks, list) or not tasks:
@@ -173,6 +172,13 @@ def _plan(content: dict[str, Any], output: Path | None, wrong: list[str]) -> Pla
         content.get("device"),
         output or Path(str(content.get("output", "sweep"))),
     )
+
+
+def _unknown(content: dict[str, Any], known: set[str]) -> list[str]:
+    """What is said of the keys that nobody reads."""
+    listed = f"known: {', '.join(sorted(known))}"
+    strange = [key for key in content if key not in known]
+    return [f"unknown key {key!r} ({near(key, known) or listed})" for key in strange]
 
 
 def _arms(content: dict[str, Any], whose: str, wrong: list[str]) -> tuple[Arm, ...]:
@@ -208,14 +214,17 @@ def _checkpoint(given: Any, arms: tuple[Arm, ...], wrong: list[str]) -> Checkpoi
         wrong.append(f"checkpoint {given!r} must be a mapping with name and model_args")
         return Checkpoint("?", "hf-ctx", {}, ())
     whose = f"checkpoint {given['name']}: "
-    unknown = given.keys() - {"name", "model", "model_args", "arms"}
-    wrong += [f"{whose}unknown key {key!r}" for key in unknown]
+    wrong += [whose + said for said in _unknown(given, _CHECKPOINT_KEYS)]
     arguments = given.get("model_args") or {}
     if not isinstance(arguments, dict):
         wrong.append(f"{whose}model_args must be a mapping")
         arguments = {}
     ours = [key for key in ARGUMENTS if key in arguments]
     wrong += [f"{whose}{key} belongs to an arm" for key in ours]
+    try:
+        nano.resolve(arguments.get("pretrained"))
+    except UserError as error:
+        wrong.append(f"{whose}{str(error).rstrip('.')}")
     own = _arms(given, whose, wrong) if "arms" in given else arms
     return Checkpoint(str(given["name"]), str(given.get("model", "hf-ctx")), arguments, own)
 

@@ -13,7 +13,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence, Set
-from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +32,7 @@ from ctx_models.lm import CtxLM
 from ctx_models.registry import MODEL
 from ctx_models.sweep.plan import Cell, Checkpoint, Plan, cells
 from ctx_tasks import harness
-from ctx_tasks.errors import UserError
+from ctx_tasks.errors import UserError, near
 from ctx_tasks.files import require_writable, sha256
 
 _RECORD = "cell.json"
@@ -72,9 +71,7 @@ def check(plan: Plan) -> None:
 
 
 def _unknown(task: str, known: Set[str]) -> str:
-    close = get_close_matches(task, known, n=1)
-    meant = f"did you mean {close[0]}?" if close else "`ctx-eval ls` lists ours"
-    return f"there is no task {task!r} ({meant})"
+    return f"there is no task {task!r} ({near(task, known) or '`ctx-eval ls` lists ours'})"
 
 
 def _refused(checkpoint: Checkpoint) -> list[str]:

@@ -23,13 +23,15 @@ from ctx_tasks.answers import NAMES
 from ctx_tasks.arm import Arm
 from ctx_tasks.coverage import scored
 from ctx_tasks.errors import UserError
+from ctx_tasks.result_files import load
 from ctx_tasks.results import Samples, TaskResult, read_documents, read_runs
 from ctx_tasks.scores import Choice
 from ctx_tasks.settings import executed
 from ctx_tasks.statistics import cluster_numbers
 
 FORMAT = "lm-eval-ctx baseline 2"
-_VERSIONS = ("lm-eval-ctx", "lm-eval", "transformers", "torch")
+PACKAGE = "lm-eval-ctx"
+_VERSIONS = (PACKAGE, "lm-eval", "transformers", "torch")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Measurement:
     Attributes:
         notes: what is not among the tasks, and why.
         executed: as in `ctx_tasks.settings`.
+        harness: version of lm-eval that it was run with, where that is known.
+        package: version of ours that saved it, of a baseline file.
     """
 
     checkpoint: str
@@ -74,6 +78,8 @@ class Measurement:
     source: str
     notes: list[str] = dataclasses.field(default_factory=list)
     executed: dict[str, Any] = dataclasses.field(default_factory=dict)
+    harness: str | None = None
+    package: str | None = None
 
 
 def read(path: Path, choice: Choice | None = None) -> list[Measurement]:
@@ -89,7 +95,9 @@ def read(path: Path, choice: Choice | None = None) -> list[Measurement]:
     merged: dict[tuple[str, str, Arm], Measurement] = {}
     for run in read_runs([path], choice):
         key = (run.checkpoint, run.identity, run.arm)
-        new = Measurement(run.checkpoint, run.arm, {}, str(run.path), [], executed(run.config))
+        new = Measurement(
+            *(run.checkpoint, run.arm, {}, str(run.path), [], executed(run.config)), run.harness
+        )
         found = merged.setdefault(key, new)
         samples, reasons = scored(run)
         for name, of in samples.items():
@@ -106,12 +114,13 @@ def text(measurements: Sequence[Measurement]) -> str:
     """A baseline file's text."""
     content = {
         "format": FORMAT,
-        "versions": {name: _version(name) for name in _VERSIONS},
+        "versions": {name: version(name) for name in _VERSIONS},
         "runs": [
             {
                 "checkpoint": one.checkpoint,
                 "arm": one.arm.record(),
                 "executed": one.executed,
+                "lm-eval": one.harness,
                 "tasks": {name: _packed(task) for name, task in one.tasks.items()},
             }
             for one in measurements
@@ -153,7 +162,8 @@ def _packed(task: Measured) -> dict[str, Any]:
     return {**dataclasses.asdict(task), "scores": scores}
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Of an installed package."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -166,8 +176,9 @@ def _is_baseline(path: Path) -> bool:
 
 
 def _read_baseline(path: Path) -> list[Measurement]:
+    again = f"make it again: ctx-eval gate --save {path} RESULTS"
+    content = load(path, again)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, this version reads {FORMAT!r}")
         return [
@@ -177,13 +188,13 @@ def _read_baseline(path: Path) -> list[Measurement]:
                 {name: _unpacked(task) for name, task in run["tasks"].items()},
                 str(path),
                 executed=run.get("executed", {}),
+                harness=run.get("lm-eval"),
+                package=content["versions"][PACKAGE],
             )
             for run in content["runs"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is no baseline ({error}); make it again: ctx-eval gate --save {path} RESULTS."
-        ) from error
+        raise UserError(f"{path} is no baseline ({error}); {again}.") from error
 
 
 def _unpacked(task: dict[str, Any]) -> Measured:

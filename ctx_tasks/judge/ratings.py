@@ -30,7 +30,7 @@ from ctx_tasks.files import write_text
 from ctx_tasks.judge.endpoint import Options
 from ctx_tasks.judge.verdicts import Ask, Outcome, ask
 from ctx_tasks.mt_bench.data import OPTION, JudgeData, Question, judge_messages
-from ctx_tasks.result_files import date_of, results_files, samples_file
+from ctx_tasks.result_files import date_of, load, results_files, samples_file
 
 
 @dataclass(frozen=True)
@@ -205,11 +205,11 @@ def _source(path: Path) -> Path:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    content = load(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content["config"], dict) and isinstance(content["configs"], dict):
             return dict(content)
-    except (OSError, ValueError, LookupError, TypeError):
+    except (LookupError, TypeError):
         pass
     raise UserError(f"{path} is no results file of lm-eval; remove it or run it again.")
 

@@ -26,6 +26,9 @@ def test_a_bundled_name_is_its_folder_and_any_other_path_itself() -> None:
     assert nano.resolve("nano-base") == str(nano.folder("nano-base"))
     assert nano.resolve("someone/else") == "someone/else"
     assert nano.resolve(None) == str(nano.folder("nano-chat"))
+    assert nano.resolve("someone/nano-chat") == "someone/nano-chat"
+    with pytest.raises(UserError, match=r"'nano-chta' is neither .*\(did you mean nano-chat\?\)"):
+        nano.resolve("nano-chta")
 
 
 def test_a_folder_of_that_name_here_comes_first(

@@ -139,8 +139,8 @@ def check_twin(tok: Any, text: str) -> None:
     assert [tuple(pair) for pair in moved.tolist()] == plain.offset_mapping
 
 
-QUICK = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-THOROUGH = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=15, suppress_health_check=list(HealthCheck))
+THOROUGH = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 # Unigram has no token for an unknown character, so its content cannot be decoded back.
 LOSSLESS = ("byte_level", "byte_fallback")
 

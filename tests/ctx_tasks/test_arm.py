@@ -61,9 +61,11 @@ def test_what_is_no_arm_is_refused_with_what_is(given):
         Arm.written(given)
 
 
-def test_an_unknown_key_is_named_with_those_known():
-    with pytest.raises(UserError, match="unknown key 'alfa' .known: chat, prefix, alpha"):
+def test_an_unknown_key_is_named_with_the_one_meant_or_those_known():
+    with pytest.raises(UserError, match="unknown key 'alfa' .did you mean alpha[?].$"):
         Arm.written({"alfa": 1})
+    with pytest.raises(UserError, match="unknown key 'volume' .known: chat, prefix, alpha"):
+        Arm.written({"volume": 1})
 
 
 def test_a_record_is_read_back():

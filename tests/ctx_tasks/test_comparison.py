@@ -143,6 +143,16 @@ def test_no_common_task_and_several_runs_are_refused(tmp_path, pair):
         one_run(read_runs([tmp_path]), "results")
 
 
+def test_that_there_is_no_common_task_is_said_shortly_of_many(tmp_path):
+    for name in ("a", "b"):
+        write_run(tmp_path / name, {f"{name}{n}": lines(BEFORE) for n in range(30)})
+    [a], [b] = read_runs([tmp_path / "a"]), read_runs([tmp_path / "b"])
+    with pytest.raises(UserError) as raised:
+        compare(a, b)
+    assert "has a0, a1, a2, a3, a4 and 25 more" in str(raised.value)
+    assert len(str(raised.value).replace(str(tmp_path), "")) < 300
+
+
 def test_the_command_writes_json_and_csv(tmp_path, pair):
     arguments = ["compare", tmp_path / "a", tmp_path / "b", "--format"]
     assert ctx_eval(*arguments, "json", "-o", tmp_path / "out.json").code == 0

@@ -349,7 +349,7 @@ def some_rows(path: Path, size: int) -> None:
         (some_rows, "x.parquet"),
     ],
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(size=st.integers(min_value=65_000, max_value=200_000))
 def test_a_full_disk_is_one_sentence_and_the_old_stays(
     small_disk: Path, write: Callable[[Path, int], None], name: str, size: int

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("journals")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(parts=st.lists(OBJECTS, max_size=3), run=st.none() | st.just(SETTINGS))
 def test_what_was_added_is_read_whoever_adds_more(
     folder: Path, parts: list[list[dict[str, Any]]], run: dict[str, Any] | None

@@ -12,13 +12,7 @@ from ctx_tasks import harness, loaded
 from ctx_tasks.errors import UserError
 
 GRID = {"lengths": 2, "depths": 1, "max_length": 300}
-
-
-@pytest.fixture(autouse=True)
-def nothing_else_is_loaded(monkeypatch):
-    """Models of other tests may still be waiting to be freed."""
-    gc.collect()
-    monkeypatch.setattr(loaded, "_MODELS", type(loaded._MODELS)())
+pytestmark = pytest.mark.usefixtures("nothing_loaded")
 
 
 def needle(model, metadata=GRID, **options):

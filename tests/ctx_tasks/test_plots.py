@@ -167,7 +167,7 @@ def test_an_unknown_interval_is_left_out(tmp_path: Path) -> None:
     assert len(pixels(tmp_path / "bars.png", tuple(0.35 * part + 0.65 for part in BAR))) > 1000
 
 
-@pytest.mark.parametrize("format", ["png", "svg"])
+@pytest.mark.parametrize("format", ["png", pytest.param("svg", marks=pytest.mark.slow)])
 def test_the_command_draws_all_there_is(tmp_path: Path, format: str) -> None:
     runs = report_data.write(
         tmp_path / "runs", checkpoints=["../m$a$", "m a", "é" * 300], begun=True
@@ -181,6 +181,17 @@ def test_the_command_draws_all_there_is(tmp_path: Path, format: str) -> None:
     assert f"alpha-m-a-constant-2.{format}" in files
     assert len(files) == 2 + 3 * 2 + 3 * 7
     assert done.out.count("Wrote ") == len(files)
+
+
+def test_gains_over_other_tasks_are_a_figure_of_their_own(tmp_path: Path) -> None:
+    report_data.write(tmp_path / "runs", checkpoints=["m"])
+    needles = [report_data.line("nih_recall", "alpha 0.5", number) for number in range(12)]
+    settings = {"model": "m", "chat": True, "config": {"ctx": {"alpha": 0.7}}}
+    write_run(tmp_path / "runs" / "one", {"nih_recall": needles}, **settings)
+    done = ctx_eval("plots", tmp_path / "runs", "--output", tmp_path / "figures")
+    assert done.code == 0, done.err
+    names = {path.name for path in (tmp_path / "figures").glob("gains*")}
+    assert names == {"gains-NIH-recall.png", "gains-NIH-recall-SQuAD-QuAC-DROP.png"}
 
 
 def test_mistakes_with_the_command_are_one_sentence(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.ctx_tasks.result_files import sample, write_run
 STEERED = {"alpha": 0.9, "schedule": "compound", "steer_generated": False, "indicator": "[IND]"}
 
 
+@pytest.mark.slow  # plain lm_eval indexes the harness's 14,000 tasks; test_any_task.py reads ours
 def test_what_both_command_lines_write_is_read(tmp_path):
     """Plain `lm_eval --model hf` without, `ctx-eval run --model hf-ctx` with a chat template."""
     common = ["--limit", "3", "--device", "cpu", "--log_samples", "--output_path", tmp_path]
@@ -89,6 +90,15 @@ def test_the_newest_file_of_a_task_counts(tmp_path, caplog):
     assert "is newer" in caplog.text
 
 
+def test_a_hundred_older_results_are_one_line(tmp_path, caplog):
+    tasks = {f"t{number}": [sample(0.0, 0)] for number in range(100)}
+    write_run(tmp_path, tasks, date=1)
+    write_run(tmp_path, tasks, stamp="2026-12-01T00-00-00.0", date=2)
+    read_runs([tmp_path])
+    assert len(caplog.records) == 1
+    assert caplog.text.rstrip().endswith("is newer, and 99 more such.")
+
+
 def test_checkpoints_of_one_path_are_told_apart_by_their_arguments(tmp_path):
     for name, arguments in {
         "plain": {"pretrained": "/models/m", "device": "cpu"},
@@ -156,7 +166,8 @@ def test_what_is_still_being_written_is_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no results file of lm-eval"),
+        ("", r"is not JSON \(line 1, column 1: Expecting value\); remove it or make it again"),
+        ("{", r"is not JSON \(line 1, column 2: Expecting property name"),
         ("[]", "is no results file of lm-eval"),
         ("{}", "no 'config'"),
         ('{"config": {}, "results": {}}', "no task with a score"),

@@ -32,7 +32,7 @@ SIGNS = re.compile(r"[\s\d.,±~!\[\]+─-]")
 
 def draw(table: Table, width: int) -> str:
     file = io.StringIO()
-    tables.show(table, Console(file=file, width=width))
+    tables.show(table, tables.console_of(width, file))
     return file.getvalue()
 
 
@@ -224,12 +224,24 @@ def test_a_pipe_is_wide_unless_columns_says_otherwise(monkeypatch, capsys):
     assert tables.terminal().width == 70
 
 
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_a_pipe_that_is_said_to_be_a_dumb_terminal_has_the_width_it_was_told(
+    name, monkeypatch, capsys
+):
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    assert tables.terminal().width == 60
+    monkeypatch.delenv("COLUMNS")
+    assert tables.terminal().width == tables.piped(io.StringIO()).width == 250
+
+
 def test_sentences_are_folded_on_a_terminal_and_whole_in_a_pipe():
     sentence = "One :smile: [red]sentence\x1b[0m with\nmany words " + "word " * 20
     whole, folded = io.StringIO(), io.StringIO()
-    tables.say(sentence, Console(file=whole, width=40))
+    tables.say(sentence, tables.console_of(40, whole))
     assert whole.getvalue() == plain_text(sentence).rstrip() + "\n"
-    tables.say(sentence, Console(file=folded, width=40, force_terminal=True))
+    tables.say(sentence, Console(file=folded, width=40, height=9, force_terminal=True))
     lines = folded.getvalue().splitlines()
     assert len(lines) > 2
     assert_tidy("\n".join(lines), 40)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import pytest
 from matplotlib.image import imread
-from rich.console import Console
 
 from ctx_models import nano
 from ctx_models.demo import run as demo
@@ -104,11 +103,11 @@ def test_steering_moves_answers(shown: Demo) -> None:
 
 def test_the_table_fits_80_characters_and_names_every_arm(shown: Demo) -> None:
     narrow, wide = io.StringIO(), io.StringIO()
-    tables.show(demo_summary.table(shown.rows), Console(width=80, file=narrow))
+    tables.show(demo_summary.table(shown.rows), tables.console_of(80, narrow))
     lines = narrow.getvalue().splitlines()
     assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
     assert " ".join(lines).count("n = 4") == len(COLUMNS)
-    tables.show(demo_summary.table(shown.rows), Console(width=250, file=wide))
+    tables.show(demo_summary.table(shown.rows), tables.console_of(250, wide))
     assert wide.getvalue().count("±") == narrow.getvalue().count("±")
     for setup in SETUPS:
         named = (line.strip() for line in wide.getvalue().splitlines())
@@ -118,7 +117,7 @@ def test_the_table_fits_80_characters_and_names_every_arm(shown: Demo) -> None:
 
 def test_at_60_characters_columns_move_to_a_second_table(shown: Demo) -> None:
     file = io.StringIO()
-    tables.show(demo_summary.table(shown.rows), Console(width=60, file=file))
+    tables.show(demo_summary.table(shown.rows), tables.console_of(60, file))
     lines = file.getvalue().splitlines()
     assert all(len(line) <= 60 for line in lines)
     # Longer ones are folded.

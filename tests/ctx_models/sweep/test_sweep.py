@@ -202,6 +202,31 @@ def test_a_misspelt_task_is_one_sentence(tmp_path, flags):
     assert "no task 'nano_squad_contain' (did you mean nano_squad_contains?)" in said
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"arms": [{"alhpa": 0.5}]}, "unknown key 'alhpa' (did you mean alpha?)"),
+        ({"arms": [{"nonsense": 0.5}]}, "unknown key 'nonsense' (known: chat, prefix, alpha"),
+        ({"taks": []}, "unknown key 'taks' (did you mean tasks?)"),
+        (
+            {"checkpoints": [{"name": "mine", "model_args": {"pretrained": "nano-chta"}}]},
+            "mine: 'nano-chta' is neither a folder here nor a bundled model (did you mean nano-c",
+        ),
+        (
+            {"checkpoints": [{"name": "mine", "model_arg": {}}]},
+            "mine: unknown key 'model_arg' (did you mean model_args?)",
+        ),
+    ],
+)
+def test_a_misspelt_name_in_a_sweep_file_is_told_with_the_one_that_was_meant(
+    tmp_path, change, said
+):
+    done = ctx_eval(*command(tmp_path, "--dry-run", plan={**PLAN, **change}))
+    assert done.code == 2
+    [line] = done.err.splitlines()
+    assert said in line
+
+
 def test_each_arm_is_also_run_with_its_answer_begun_unless_told_not_to(tmp_path):
     arms = ["chat", {"alpha": 0.5}, {"indicator": "[IND]", "name": "mine"}, "chat+prefix"]
     plan = {**PLAN, "arms": arms, "tasks": ["nano_context_awareness", "nano_by_heart"]}

@@ -75,6 +75,28 @@ def test_another_dtype_is_an_error_but_not_one_that_nobody_recorded(tmp_path, ba
     assert 'dtype is "float32" in the baseline but "bfloat16"' in " ".join((out + err).split())
 
 
+def test_a_baseline_of_another_harness_is_made_again(tmp_path):
+    old, new = (
+        write(tmp_path / name, hits(300), lm_eval_version=name) for name in ("0.4.12", "0.4.13")
+    )
+    file = tmp_path / "baseline.json"
+    assert gate("--save", file, old)[0] == 0
+    code, out, err = gate("--baseline", file, new)
+    assert code == 3
+    said = " ".join((out + err).split())
+    assert "made with lm-eval 0.4.12, and this is 0.4.13" in said
+    assert "ctx-eval gate --save" in said
+
+
+def test_a_baseline_of_another_minor_version_of_ours_is_made_again(tmp_path, baseline):
+    content = json.loads(baseline.read_text())
+    content["versions"]["lm-eval-ctx"] = "0.0.7"
+    baseline.write_text(json.dumps(content))
+    code, out, err = gate("--baseline", baseline, write(tmp_path / "new", hits(300)))
+    assert code == 3
+    assert "was made with lm-eval-ctx 0.0, and this is" in " ".join((out + err).split())
+
+
 def test_the_same_answers_pass_however_few(tmp_path):
     folder = write(tmp_path / "a", hits(3, 5))
     again = shutil.copytree(folder, tmp_path / "again")
@@ -237,6 +259,8 @@ def test_a_few_clusters_are_said_to_be_no_sample(tmp_path):
         (["RESULTS"], "give --baseline FILE"),
         (["RESULTS", "--baseline", "nowhere"], "does not exist"),
         (["RESULTS", "--baseline", "BROKEN"], "is no baseline"),
+        (["RESULTS", "--baseline", "CUT"], "cut.json is not JSON (line 2, column "),
+        (["RESULTS", "--baseline", "EMPTY"], "empty.json is not JSON (line 1, column 1: "),
         (["RESULTS", "--baseline", "AGAIN", "--margin", "much"], "margin 'much' must be a loss"),
         (["RESULTS", "--baseline", "AGAIN", "--margin", "-1"], "must be a loss"),
         (["RESULTS", "--baseline", "AGAIN", "--metric", "f1"], "--metric f1: no task has it"),
@@ -247,11 +271,15 @@ def test_mistakes_exit_with_3_in_one_sentence(tmp_path, arguments, said):
     write(tmp_path / "results", hits(3, 5))
     shutil.copytree(tmp_path / "results", tmp_path / "again")
     (tmp_path / "broken.json").write_text('{"format": "lm-eval-ctx baseline 2", "runs": [{}]}')
+    (tmp_path / "cut.json").write_text('{"format": "lm-eval-ctx baseline 2", "runs":\n[{, ')
+    (tmp_path / "empty.json").write_text("")
     (tmp_path / "margins.yaml").write_text("mmlu: 0.1\n")
     places = {
         "RESULTS": "results",
         "AGAIN": "again",
         "BROKEN": "broken.json",
+        "CUT": "cut.json",
+        "EMPTY": "empty.json",
         "OTHER": "margins.yaml",
     }
     code, _, err = gate(*(tmp_path / places[a] if a in places else a for a in arguments))

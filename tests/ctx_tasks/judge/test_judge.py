@@ -224,7 +224,7 @@ def test_a_folder_gives_the_newest_run_of_each_model(tmp_path):
 
 UNREADABLE = {
     "no such path": "does not exist",
-    "no JSON": "is no results file",
+    "no JSON": "is not JSON",
     "no MT-Bench": "holds no answers of mt_bench or mt_bench_2turn",
     "no samples": "run mt_bench again with --log_samples",
     "broken sample": "line 1 is no sample of mt_bench",

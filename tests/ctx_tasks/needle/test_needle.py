@@ -175,7 +175,7 @@ def test_a_long_enough_haystack_says_nothing(caplog: pytest.LogCaptureFixture) -
     assert caplog.records == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.text("ab .!?é漢。😀\n", min_size=1, max_size=80), min_size=1, max_size=3),
     st.integers(120, 400),
@@ -291,6 +291,7 @@ def test_room_grows_with_a_template_that_is_long() -> None:
     assert needle.needed_room(short, PAPER, wordings.FOUR, 50) != needle.needed_room(short, *ask)
 
 
+@pytest.mark.usefixtures("nothing_loaded")
 def test_all_faults_of_the_settings_are_told_at_once() -> None:
     with pytest.raises(UserError) as raised:
         needle.nih(haystack="/no/file", needles="/no/yaml", seed="x", lengths=0, depths=0)
