@@ -20,6 +20,8 @@ from ctx_tasks import settings
 from ctx_tasks.columns import GROUPS, heading
 from ctx_tasks.coverage import gaps, scored
 from ctx_tasks.errors import UserError, few
+from ctx_tasks.intervals import Clustering
+from ctx_tasks.reach import unsaid
 from ctx_tasks.results import Run, Samples, TaskResult, read_documents
 from ctx_tasks.statistics import (
     Difference,
@@ -41,7 +43,7 @@ class TaskComparison:
         gained, lost: documents whose score rose and fell.
         p: the sign-flip test's, corrected over the tasks.
         mark: settings in which the two differ (only under force), else "".
-        gaps: what the samples of either lack, in words.
+        gaps: what the samples of either lack, and what few clusters cannot tell, in words.
         cut: documents left out because one run cut their prompt and the other another's.
     """
 
@@ -208,7 +210,8 @@ def _compare(
             f"{letter}: {task}: {gap}."
             for letter, result, samples in (("A", first, before), ("B", second, after))
             for gap in gaps(result, samples, metric)
-        ],
+        ]
+        + [f"{task}: {few}." for few in [unsaid(Clustering.of(clusters))] if few],
         cut_apart(before, after),
     )
 

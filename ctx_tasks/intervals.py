@@ -88,6 +88,11 @@ class Clustering:
         """The design effect if all documents of a cluster scored alike (Kish 1965)."""
         return float((self.sizes**2).sum() / self.n)
 
+    @property
+    def evenly(self) -> float:
+        """Clusters of one size that would tell as much: all of them, or fewer if some dominate."""
+        return self.n / self.largest_effect
+
     def sums(self, values: Array) -> Array:
         """Sums of `values` [..., n] by cluster [..., G]."""
         return np.add.reduceat(values[..., self.order], self.starts, axis=-1)
@@ -107,8 +112,8 @@ class Clustering:
 
         n over the design effect, the CR2 variance as a multiple of that of independent documents.
         A few rare scores cannot show whether they come in clusters, and equal ones show nothing:
-        so a document of variance `unseen` is added that moves with an average cluster, n / G
-        documents. Without it equal scores count as independent.
+        so documents of variance `unseen` in all are added that move with an average cluster, n / G
+        documents. Without them equal scores count as independent.
         """
         deviations = values - values.mean(axis=-1, keepdims=True)
         independent = (deviations**2).sum(axis=-1) + unseen
@@ -145,7 +150,8 @@ def change_interval(
     """
     quantile = float(stats.t.ppf((1 + level) / 2, clustering.freedom))
     mean, reach = changes.mean(axis=-1), quantile * clustering.error(changes)
-    least, most = tango(changes, clustering, quantile, largest)
+    effective = effective_for_rare(changes, clustering, quantile, largest)
+    least, most = tango(changes, effective, quantile, largest)
     equal = changes.min(axis=-1) == changes.max(axis=-1)
     low, high = mean - reach, mean + reach
     low = np.where((low > 0) & ~equal, low, np.minimum(low, least))
@@ -181,22 +187,32 @@ def clopper_pearson(share: Array, n: float, level: float) -> tuple[Array, Array]
     return low, high
 
 
-def tango(
+def effective_for_rare(
     changes: Array, clustering: Clustering, quantile: float, largest: float = 1.0
+) -> Array:
+    """Independent documents that would tell as much as `changes` [..., n], rare ones too: [...].
+
+    Wilson's interval adds quantile^2 documents that are as likely 0 as 1; here as many are unseen
+    that are as likely to flip as not (variance 1/2), and each moves with an average cluster. With
+    fewer than `FEW_CLUSTERS` none is, and the number is about these clusters alone: a few needles
+    say nothing about another, and an interval that allowed for it would hold every loss.
+    """
+    few = clustering.count < FEW_CLUSTERS
+    return clustering.effective(changes, 0.0 if few else (quantile * largest) ** 2 / 2)
+
+
+def tango(
+    changes: Array, effective: Array, quantile: float, largest: float = 1.0
 ) -> tuple[Array, Array]:
-    """Tango's score interval of mean `changes` [..., n] on an effective number of documents.
+    """Tango's score interval of mean `changes` [..., n] of `effective` [...] documents.
 
     Graded changes count as flips of their typical size, sum of squares over sum of sizes, after the
     manner of Fay and Feuer (Statistics in Medicine 16, 1997) with one flip of the `largest` size
-    added; flips of 0 and 1 have size 1. With fewer than `FEW_CLUSTERS` the interval is about these
-    clusters alone (`Clustering.effective` without an unseen document): a few needles say nothing
-    about another, and an interval that allowed for it would hold every loss.
+    added; flips of 0 and 1 have size 1.
     """
-    unseen = largest**2 / 4 if clustering.count >= FEW_CLUSTERS else 0.0
-    effective = clustering.effective(changes, unseen)
     sizes = np.abs(changes)
     unit = ((sizes**2).sum(axis=-1) + largest**2) / (sizes.sum(axis=-1) + largest)
-    scale = effective / clustering.n / unit
+    scale = effective / changes.shape[-1] / unit
     up = np.maximum(changes, 0).sum(axis=-1) * scale
     down = np.maximum(-changes, 0).sum(axis=-1) * scale
     high = _tango_high(up, down, effective, quantile)

@@ -17,15 +17,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from tqdm import tqdm
 
-from ctx_tasks import metrics
+from ctx_tasks import hub, metrics
 from ctx_tasks import paper as versions
 from ctx_tasks.errors import UserError
 from ctx_tasks.reading_rows import DROP, QUAC, SQUAD, Benchmark, titled
@@ -182,26 +180,14 @@ def load(benchmark: Benchmark, files: Any, data_used: dict[str, Any] | None) -> 
 def _default_records(benchmark: Benchmark) -> tuple[Iterable[Record], str]:
     if benchmark.url:
         return read_file(fetch(benchmark.url, benchmark.option), benchmark.url), benchmark.url
-    from datasets import load_dataset
-
     name = benchmark.hub[0]
-    try:
-        rows = load_dataset(*benchmark.hub, split="validation")
-    # Offline, blocked, gated or gone: libraries below raise many types for one situation.
-    except Exception as error:
-        raise UserError(
-            f"{name} could not be loaded from the Hugging Face hub ({type(error).__name__}); pass "
-            f'local data with --metadata \'{{"{benchmark.option}": "PATH"}}\' (a folder, jsonl, '
-            f"parquet or the original release's JSON)."
-        ) from error
+    instead = (
+        f'pass local data with --metadata \'{{"{benchmark.option}": "PATH"}}\' (a folder, jsonl, '
+        f"parquet or the original release's JSON)."
+    )
+    rows, commit = hub.load(*benchmark.hub, split="validation", instead=instead)
     records = (Record(f"{name}, row {index}", row) for index, row in enumerate(rows, start=1))
-    return records, f"{name}@{_revision(rows)}"
-
-
-def _revision(rows: Dataset) -> str:
-    """The commit the hub served, by which `datasets` names the folder of a table it has cached."""
-    folders = [Path(file["filename"]).parent.name for file in rows.cache_files]
-    return next((name for name in folders if re.fullmatch("[0-9a-f]{40}", name)), "unknown")
+    return records, f"{name}@{commit}"
 
 
 def _hashed(rows: Iterable[Mapping[str, Any]], digest: Any) -> Iterator[Mapping[str, Any]]:

@@ -95,6 +95,7 @@ class Run:
         identity: model arguments that decide which model it is; equal for equal checkpoints.
         date: seconds since 1970.
         config: the file's `config`.
+        harness: version of lm-eval that wrote it; None where it did not say (before 0.4.3).
     """
 
     path: Path
@@ -104,6 +105,7 @@ class Run:
     date: float
     tasks: dict[str, TaskResult]
     config: dict[str, Any]
+    harness: str | None = None
 
     @property
     def standing(self) -> dict[str, TaskResult]:
@@ -257,7 +259,8 @@ def _runs(path: Path, content: dict[str, Any], choice: Choice) -> list[Run]:
     arm = Arm.recorded(content)
     name = str(config.get("checkpoint") or content.get("model_name") or config.get("model"))
     checkpoint = json.dumps(identity(arguments), sort_keys=True, default=str)
-    run = Run(path, name, checkpoint, arm, _date(content), tasks, config)
+    harness = content.get("lm_eval_version")
+    run = Run(path, name, checkpoint, arm, _date(content), tasks, config, harness)
     begun = {name for name in tasks if _begun(name)}
     halves = [(False, tasks.keys() - begun), (True, begun)]
     return [
@@ -340,7 +343,7 @@ def _parts(
 def _newest(runs: Sequence[Run]) -> list[Run]:
     """Each task of a checkpoint and arm from its newest file only."""
     taken: dict[tuple[str, str, Arm, str], Path] = {}
-    kept = []
+    kept, older = [], []
     for run in sorted(runs, key=lambda run: run.date, reverse=True):
         tasks = {}
         for name, task in run.tasks.items():
@@ -348,10 +351,19 @@ def _newest(runs: Sequence[Run]) -> list[Run]:
             if newest == run.path:
                 tasks[name] = task
             else:
-                logger.warning("%s of %s is left out: %s is newer.", name, run.path, newest)
+                older.append((name, run.path, newest))
         kept += [replace(run, tasks=tasks)] if tasks else []
+    if older:
+        _tell_older(older)
     order = {id(run): place for place, run in enumerate(kept)}
     return sorted(kept, key=lambda run: (run.checkpoint, -order[id(run)]))
+
+
+def _tell_older(older: Sequence[tuple[str, Path, Path]]) -> None:
+    """One line, however many results a newer file (of a rescored folder, say) replaces."""
+    name, path, newest = older[0]
+    more = f", and {len(older) - 1} more such" if len(older) > 1 else ""
+    logger.warning("%s of %s is left out: %s is newer%s.", name, path, newest, more)
 
 
 def _named(runs: list[Run]) -> list[Run]:

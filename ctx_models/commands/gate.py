@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ctx_models.commands import choice
+from ctx_models.commands import choice, gate_plan
 from ctx_models.commands.entry import tell
 from ctx_models.commands.output import put
 from ctx_tasks.errors import UserError
@@ -39,7 +39,9 @@ class GateCommand(TyperCommand):
 
 
 def command(
-    results: Annotated[Path, typer.Argument(help="Results file or folder, with samples.")],
+    results: Annotated[
+        Path | None, typer.Argument(help="Results file or folder, with samples.")
+    ] = None,
     baseline: Annotated[
         Path | None, typer.Option(help="A saved baseline, or results to compare with.")
     ] = None,
@@ -60,6 +62,25 @@ def command(
     inconclusive_passes: Annotated[
         bool, typer.Option("--inconclusive-passes", help="Exit with 0 where nothing is shown.")
     ] = False,
+    sequential: Annotated[
+        bool,
+        typer.Option(
+            "--sequential",
+            help="5 % false alarms over all candidates held against this baseline, not one; "
+            "counted in BASELINE.series.jsonl.",
+        ),
+    ] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="A baseline: say how many documents the gate needs; RESULTS, if given, are of a "
+            "second run that ought to score alike."
+        ),
+    ] = None,
+    loss: Annotated[float, typer.Option(help="--plan: the loss that is to be found.")] = 0.05,
+    flips: Annotated[
+        float, typer.Option(help="--plan without a second run: share of documents that flip.")
+    ] = 0.05,
 ) -> None:
     """Tell whether a checkpoint lost context awareness.
 
@@ -69,6 +90,7 @@ def command(
     Examples:
       ctx-eval gate --save baseline.json results/main
       ctx-eval gate --baseline baseline.json results/new --markdown comment.md --junit gate.xml
+      ctx-eval gate --plan baseline.json results/again --margin 0.02 --loss 0.05
     """
     reports = {"junit": junit, "markdown": markdown, "json": json}
     try:
@@ -76,7 +98,13 @@ def command(
         if save is not None and save.exists() and save != baseline and not force:
             raise UserError(f"--save {save} is there already: name another file, or add --force.")
         asked = choice.read(metric, filter)
-        code = _gate(results, baseline, save, margin, margins, asked, reports)
+        if plan is not None:
+            gate_plan.show(plan, results, margin, loss, flips, asked, json)
+            code = 0
+        elif results is None:
+            raise UserError("Give the RESULTS to be judged or saved: a file or folder of them.")
+        else:
+            code = _gate(results, baseline, save, margin, margins, asked, reports, sequential)
     # Neither a crash nor Ctrl-C may exit with 1, which means regression.
     except (Exception, KeyboardInterrupt) as error:
         tell("ctx-eval gate: error", error)
@@ -92,13 +120,15 @@ def _gate(
     margins: Path | None,
     asked: Choice,
     reports: dict[str, Path | None],
+    sequential: bool,
 ) -> int:
     from ctx_tasks.gate import baseline as baselines
     from ctx_tasks.gate import decision as gate
+    from ctx_tasks.gate import series
     from ctx_tasks.gate.margin import Margin
     from ctx_tasks.tables import plain_text
 
-    if baseline is None and save is None:
+    if baseline is None and (save is None or sequential):
         raise UserError("Nothing to do: give --baseline FILE to compare with, or --save FILE.")
     if baseline is not None and baseline.resolve() == results.resolve():
         raise UserError(f"{results} is the baseline itself; give the results to be judged.")
@@ -107,11 +137,13 @@ def _gate(
     code = 0
     if baseline is not None:
         start = time.perf_counter()
-        pairs = gate.match(baselines.read(baseline, asked), new)
-        decisions = gate.decide(pairs, tolerated, by_task)
+        old = baselines.read(baseline, asked)
+        pairs = gate.match(old, new)
+        place = series.enter(baseline, old, new) if sequential else None
+        decisions = gate.decide(pairs, tolerated, by_task, series.level(place))
         found = list(zip([gate.named(result) for _, result in pairs], decisions, strict=True))
-        _show(found)
-        _write(found, str(baseline), time.perf_counter() - start, reports)
+        _show(found, place)
+        _write(found, str(baseline), place, time.perf_counter() - start, reports)
         code = int(gate.worst([decision.verdict for decision in decisions]))
     else:
         # A baseline that lacks a task gates the others alone: better told now.
@@ -128,6 +160,7 @@ def _gate(
 def _write(
     found: list[tuple[str, Decision]],
     baseline: str,
+    place: int | None,
     seconds: float,
     reports: dict[str, Path | None],
 ) -> None:
@@ -135,8 +168,8 @@ def _write(
 
     texts = {
         "junit": lambda: formats.junit(found, seconds),
-        "markdown": lambda: formats.markdown(found),
-        "json": lambda: formats.as_json(found, baseline),
+        "markdown": lambda: formats.markdown(found, place),
+        "json": lambda: formats.as_json(found, baseline, place),
     }
     for name, path in reports.items():
         if path is not None:
@@ -160,7 +193,7 @@ def _margins(path: Path | None) -> dict[str, Margin]:
     return {str(task): Margin.read(value) for task, value in content.items()}
 
 
-def _show(found: list[tuple[str, Decision]]) -> None:
+def _show(found: list[tuple[str, Decision]], place: int | None) -> None:
     from ctx_tasks import tables
     from ctx_tasks.gate import formats as gate_formats
 
@@ -171,3 +204,4 @@ def _show(found: list[tuple[str, Decision]]) -> None:
         for said in gate_formats.sentences(decision):
             tables.say(said, console)
         tables.say(f"gate: {gate_formats.word(decision.verdict)}", console)
+    tables.say(gate_formats.scope(place), console)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,8 @@ from ctx_models.commands import choice
 from ctx_tasks.errors import UserError
 
 if TYPE_CHECKING:
-    from ctx_tasks.leaderboard.board import Board, Row
+    from ctx_tasks.leaderboard.board import Board, Change, Row
+    from ctx_tasks.statistics import Difference
 
 
 class Format(str, Enum):
@@ -73,17 +74,29 @@ def _figures(made: Board) -> Iterator[tuple[str, Callable[[Path], None]]]:
     from ctx_tasks import plots
     from ctx_tasks.leaderboard.curves import curves
 
-    taxes = [(row.checkpoint, row.tax.difference) for row in made.rows if row.tax]
-    gains = [(_title(row), row.gain.difference) for row in made.rows if row.gain]
-    if taxes:
-        title = "Template tax: raw minus chat"
-        yield "template tax", lambda path: plots.change_bars(taxes, path, title)
-    if gains:
-        yield "gains", lambda path: plots.change_bars(gains, path, "Gain: remedy minus chat")
+    taxes = [(row.checkpoint, row.tax) for row in made.rows if row.tax]
+    gains = [(_title(row), row.gain) for row in made.rows if row.gain]
+    yield from _bars("template tax", "Template tax: raw minus chat", taxes)
+    yield from _bars("gains", "Gain: remedy minus chat", gains)
     for curve in curves(made.rows):
         yield f"alpha {curve.checkpoint} {curve.setting}", partial(plots.alpha_curve, curve)
     for row in made.rows:
         yield from _heatmaps(row)
+
+
+def _bars(
+    name: str, title: str, changes: Sequence[tuple[str, Change]]
+) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """A figure for each set of tasks: bars of other tasks are no comparison."""
+    from ctx_tasks import plots
+
+    by_tasks: dict[tuple[str, ...], list[tuple[str, Difference]]] = {}
+    for label, change in changes:
+        by_tasks.setdefault(change.columns, []).append((label, change.difference))
+    for columns, found in by_tasks.items():
+        over = f"{name} {' '.join(columns)}" if len(by_tasks) > 1 else name
+        heading = f"{title}\nmean over {', '.join(columns)}"
+        yield over, partial(plots.change_bars, found, title=heading)
 
 
 def _heatmaps(row: Row) -> Iterator[tuple[str, Callable[[Path], None]]]:

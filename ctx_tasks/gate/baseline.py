@@ -30,7 +30,8 @@ from ctx_tasks.settings import executed
 from ctx_tasks.statistics import cluster_numbers
 
 FORMAT = "lm-eval-ctx baseline 2"
-_VERSIONS = ("lm-eval-ctx", "lm-eval", "transformers", "torch")
+PACKAGE = "lm-eval-ctx"
+_VERSIONS = (PACKAGE, "lm-eval", "transformers", "torch")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Measurement:
     Attributes:
         notes: what is not among the tasks, and why.
         executed: as in `ctx_tasks.settings`.
+        harness: version of lm-eval that it was run with, where that is known.
+        package: version of ours that saved it, of a baseline file.
     """
 
     checkpoint: str
@@ -75,6 +78,8 @@ class Measurement:
     source: str
     notes: list[str] = dataclasses.field(default_factory=list)
     executed: dict[str, Any] = dataclasses.field(default_factory=dict)
+    harness: str | None = None
+    package: str | None = None
 
 
 def read(path: Path, choice: Choice | None = None) -> list[Measurement]:
@@ -90,7 +95,9 @@ def read(path: Path, choice: Choice | None = None) -> list[Measurement]:
     merged: dict[tuple[str, str, Arm], Measurement] = {}
     for run in read_runs([path], choice):
         key = (run.checkpoint, run.identity, run.arm)
-        new = Measurement(run.checkpoint, run.arm, {}, str(run.path), [], executed(run.config))
+        new = Measurement(
+            *(run.checkpoint, run.arm, {}, str(run.path), [], executed(run.config)), run.harness
+        )
         found = merged.setdefault(key, new)
         samples, reasons = scored(run)
         for name, of in samples.items():
@@ -107,12 +114,13 @@ def text(measurements: Sequence[Measurement]) -> str:
     """A baseline file's text."""
     content = {
         "format": FORMAT,
-        "versions": {name: _version(name) for name in _VERSIONS},
+        "versions": {name: version(name) for name in _VERSIONS},
         "runs": [
             {
                 "checkpoint": one.checkpoint,
                 "arm": one.arm.record(),
                 "executed": one.executed,
+                "lm-eval": one.harness,
                 "tasks": {name: _packed(task) for name, task in one.tasks.items()},
             }
             for one in measurements
@@ -154,7 +162,8 @@ def _packed(task: Measured) -> dict[str, Any]:
     return {**dataclasses.asdict(task), "scores": scores}
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Of an installed package."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -179,6 +188,8 @@ def _read_baseline(path: Path) -> list[Measurement]:
                 {name: _unpacked(task) for name, task in run["tasks"].items()},
                 str(path),
                 executed=run.get("executed", {}),
+                harness=run.get("lm-eval"),
+                package=content["versions"][PACKAGE],
             )
             for run in content["runs"]
         ]

@@ -3,8 +3,9 @@
 The loss of a task is baseline minus result (turned round where lower is better), paired by
 document, with bounds over clusters (`ctx_tasks.gate.loss`).
 
-* **regression**: the loss is shown to exceed the margin: p < 0.05 after Holm's correction over all
-  tasks of all runs judged together, so that no change at all fails a gate in at most 5 % of cases;
+* **regression**: the loss is shown to exceed the margin: p < 0.05 (in a series less, see
+  `ctx_tasks.gate.series`) after Holm's correction over all tasks of all runs judged together, so
+  that no change at all fails a gate in at most 5 % of cases;
 * **pass**: the upper bound of the loss is within the margin, or every answer is the baseline's word
   for word;
 * **inconclusive**: neither can be shown;
@@ -25,10 +26,11 @@ import numpy as np
 
 from ctx_tasks.answers import CUT, UNFINISHED
 from ctx_tasks.errors import UserError
-from ctx_tasks.gate.baseline import Measured, Measurement
+from ctx_tasks.gate.baseline import PACKAGE, Measured, Measurement, version
 from ctx_tasks.gate.loss import LEVEL, Loss, paired_loss
 from ctx_tasks.gate.margin import Margin
-from ctx_tasks.intervals import FEW_CLUSTERS
+from ctx_tasks.intervals import Clustering
+from ctx_tasks.reach import unsaid
 from ctx_tasks.settings import executed_apart, told, unlike
 from ctx_tasks.statistics import SCALES, has_bounds, holm
 from ctx_tasks.tables import number
@@ -60,6 +62,7 @@ class TaskVerdict:
         before, after, loss, margin: None for an error.
         needed: documents that would settle an inconclusive verdict, if the loss stays as it is.
         suspicious: the gain is larger than `SUSPICIOUS`.
+        unsaid: what the verdict says nothing about (`ctx_tasks.reach`).
     """
 
     task: str
@@ -72,6 +75,7 @@ class TaskVerdict:
     margin: float | None = None
     needed: int | None = None
     suspicious: bool = False
+    unsaid: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,22 +91,27 @@ def decide(
     pairs: Sequence[tuple[Measurement, Measurement]],
     margin: Margin,
     margins: Mapping[str, Margin] | None = None,
+    level: float = LEVEL,
 ) -> list[Decision]:
     """Hold each result against its baseline, task by task; pairs are (baseline, result).
 
     Args:
         pairs: corrected together, so give all that one gate decides on.
         margins: by task, instead of `margin`.
+        level: of a regression (`ctx_tasks.gate.series`).
 
     Raises:
-        UserError: a margin for a task no baseline has, or one that tolerates every loss.
+        UserError: a margin for a task no baseline has, or one that tolerates every loss; a
+            baseline made with another version of lm-eval, or saved by another of ours.
     """
+    for pair in pairs:
+        _refuse_versions(*pair)
     _refuse_unknown(margins or {}, pairs)
     found = [
         [_task(name, *pair, (margins or {}).get(name, margin)) for name in _names(*pair)]
         for pair in pairs
     ]
-    decided = iter(_corrected([task for tasks in found for task in tasks]))
+    decided = iter(_corrected([task for tasks in found for task in tasks], level))
     return [
         _decision(*pair, [next(decided) for _ in tasks])
         for pair, tasks in zip(pairs, found, strict=True)
@@ -125,18 +134,31 @@ def _refuse_unknown(
         )
 
 
+def _refuse_versions(baseline: Measurement, result: Measurement) -> None:
+    ours = version(PACKAGE)
+    for name, old, new in (
+        ("lm-eval", baseline.harness, result.harness),
+        (PACKAGE, _minor(baseline.package), _minor(ours)),
+    ):
+        if None not in (old, new) and old != new:
+            raise UserError(
+                f"The baseline {baseline.source} was made with {name} {old}, and this is {new}: "
+                "run its checkpoint again and save it (ctx-eval gate --save FILE RESULTS)."
+            )
+
+
+def _minor(release: str | None) -> str | None:
+    """ "0.3" of "0.3.1": what may change a score changes that."""
+    return None if release is None else ".".join(release.split(".")[:2])
+
+
 def _decision(baseline: Measurement, result: Measurement, tasks: list[TaskVerdict]) -> Decision:
     notes = list(dict.fromkeys([*baseline.notes, *result.notes]))
     if baseline.arm != result.arm:
         notes.append(
             f"The baseline is run as {baseline.arm.name}, the result as {result.arm.name}."
         )
-    notes += [
-        f"{task.task}: the documents lie in {task.loss.clusters} clusters (needles or passages): "
-        "the verdict is about these and says nothing about another."
-        for task in tasks
-        if task.loss is not None and task.loss.clusters < FEW_CLUSTERS
-    ]
+    notes += [f"{task.task}: {task.unsaid}." for task in tasks if task.unsaid]
     apart = executed_apart(baseline.executed, result.executed)
     notes += [apart] if apart else []
     notes += [
@@ -210,11 +232,10 @@ def _task(name: str, baseline: Measurement, result: Measurement, margin: Margin)
     if new is None:
         reason = "the results lack this task; run it too"
         return TaskVerdict(name, Verdict.ERROR, reason, old.metric)
-    wrong = _incomparable(old, new, baseline.arm == result.arm)
+    wrong = incomparable(old, new, baseline.arm == result.arm)
     if wrong:
         return TaskVerdict(name, Verdict.ERROR, wrong, old.metric)
-    places = {doc_hash: place for place, doc_hash in enumerate(new.hashes)}
-    order = [places[doc_hash] for doc_hash in old.hashes]
+    order = places(old, new)
     found = _measured(name, old, new.scores[order], margin)
     same = old.answers == [new.answers[place] for place in order]
     if same and (old.scores == new.scores[order]).all():
@@ -222,34 +243,53 @@ def _task(name: str, baseline: Measurement, result: Measurement, margin: Margin)
     return found
 
 
+def places(old: Measured, new: Measured) -> list[int]:
+    """Where each of `old`'s documents stands in `new`."""
+    found = {doc_hash: place for place, doc_hash in enumerate(new.hashes)}
+    return [found[doc_hash] for doc_hash in old.hashes]
+
+
 def _measured(name: str, old: Measured, after: np.ndarray, margin: Margin) -> TaskVerdict:
     """A task that can be compared, undecided; `after` are the result's scores in `old`'s order."""
     means = float(old.scores.mean()), float(after.mean())
     bounded = has_bounds(old.metric, old.scores, after)
-    tolerated = _tolerated(name, old.metric, margin, means[0], bounded)
+    allowed = tolerated(name, old.metric, margin, means[0], bounded)
     spread = float(np.ptp(np.concatenate([old.scores, after])))
     largest = max(1.0, spread) if bounded else spread
     sign = 1 if old.higher_is_better else -1
     losses, clusters = sign * (old.scores - after), np.array(old.clusters)
-    loss = paired_loss(losses, clusters, tolerated, largest, bounded)
+    loss = paired_loss(losses, clusters, allowed, largest, bounded)
     suspicious = loss.high < -SUSPICIOUS * largest
     return TaskVerdict(
-        name, Verdict.INCONCLUSIVE, "", old.metric, *means, loss, tolerated, suspicious=suspicious
+        name,
+        Verdict.INCONCLUSIVE,
+        "",
+        old.metric,
+        *means,
+        loss,
+        allowed,
+        suspicious=suspicious,
+        unsaid=unsaid(Clustering.of(clusters), allowed / largest),
     )
 
 
-def _tolerated(name: str, metric: str, margin: Margin, before: float, bounded: bool) -> float:
+def tolerated(name: str, metric: str, margin: Margin, before: float, bounded: bool) -> float:
+    """The margin in the units of the score.
+
+    Raises:
+        UserError: it tolerates every loss.
+    """
     least, most = SCALES.get(metric, (0.0, 1.0))
-    tolerated = margin.of(before)
-    if bounded and tolerated >= most - least:
+    allowed = margin.of(before)
+    if bounded and allowed >= most - least:
         raise UserError(
-            f"A margin of {tolerated:g} tolerates every loss: {name} is scored from {least:g} to "
+            f"A margin of {allowed:g} tolerates every loss: {name} is scored from {least:g} to "
             f"{most:g}; give a loss such as 0.01, or a share such as 5%."
         )
-    return tolerated
+    return allowed
 
 
-def _incomparable(old: Measured, new: Measured, one_arm: bool) -> str | None:
+def incomparable(old: Measured, new: Measured, one_arm: bool) -> str | None:
     """Why two results of a task cannot be compared; None where they can."""
     if old.metric != new.metric:
         return f"the baseline has the metric {old.metric}, the results {new.metric}"
@@ -290,20 +330,20 @@ def _incomplete(old: Measured, new: Measured) -> str | None:
     return "there is only one cluster of documents" if len(set(old.clusters)) < 2 else None
 
 
-def _corrected(tasks: Sequence[TaskVerdict]) -> list[TaskVerdict]:
+def _corrected(tasks: Sequence[TaskVerdict], level: float) -> list[TaskVerdict]:
     """Decide what is open yet, with p corrected over the tasks that have one."""
     having = [task.loss.p for task in tasks if task.loss is not None]
     corrected = iter(holm(having))
-    return [task if task.loss is None else _decided(task, next(corrected)) for task in tasks]
+    return [task if task.loss is None else _decided(task, next(corrected), level) for task in tasks]
 
 
-def _decided(task: TaskVerdict, p: float) -> TaskVerdict:
+def _decided(task: TaskVerdict, p: float, level: float) -> TaskVerdict:
     assert task.loss is not None
     assert task.margin is not None
     loss, margin = replace(task.loss, p=p), task.margin
     if task.verdict is Verdict.PASS:
         return replace(task, loss=loss)
-    if p < LEVEL:
+    if p < level:
         reason = f"the loss is beyond {margin:.3g} (p = {p:.2g})"
         return replace(task, loss=loss, verdict=Verdict.REGRESSION, reason=reason)
     if loss.high <= margin:

@@ -13,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ctx_tasks.gate.decision import Decision, TaskVerdict, Verdict
-from ctx_tasks.gate.loss import LEVEL
+from ctx_tasks.gate.series import level
 from ctx_tasks.leaderboard.formats import escape, finite
 from ctx_tasks.tables import Head, Labelled, Table, Value, interval, number
 
@@ -52,7 +52,20 @@ def sentences(decision: Decision) -> list[str]:
     return said + decision.notes
 
 
-def markdown(named: Named) -> str:
+def scope(place: int | None) -> str:
+    """What the gate's 5 % refers to, in one sentence; `place` in a series."""
+    if place is None:
+        return (
+            "The 5 % of false alarms are those of one gate: held against one baseline again and "
+            "again, harmless candidates fail more often in all (--sequential)."
+        )
+    return (
+        f"Candidate {place} of this baseline's series: a regression is p < {level(place):.2g}, and "
+        "the whole series raises a false alarm in at most 5 %."
+    )
+
+
+def markdown(named: Named, place: int | None = None) -> str:
     """For a comment on a pull request."""
     lines: list[str] = []
     for name, decision in named:
@@ -65,7 +78,7 @@ def markdown(named: Named) -> str:
             cells = [escape(task.task), *_numbers(task), word(task.verdict)]
             lines.append(f"| {' | '.join(cells)} |")
         lines += ["", *(f"- {escape(said)}" for said in sentences(decision)), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, scope(place), ""])
 
 
 def junit(named: Named, seconds: float) -> str:
@@ -98,7 +111,7 @@ def junit(named: Named, seconds: float) -> str:
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def as_json(named: Named, baseline: str) -> str:
+def as_json(named: Named, baseline: str, place: int | None = None) -> str:
     """Everything, numbers unrounded, what cannot be known as null; `baseline` is its name."""
     runs = [
         {
@@ -110,7 +123,7 @@ def as_json(named: Named, baseline: str) -> str:
         }
         for name, decision in named
     ]
-    content = {"format": FORMAT, "baseline": baseline, "level": LEVEL, "runs": runs}
+    content = {"format": FORMAT, "baseline": baseline, "level": level(place), "runs": runs}
     return json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

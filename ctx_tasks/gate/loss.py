@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ctx_tasks.intervals import Array, Clustering, tango
+from ctx_tasks.intervals import Array, Clustering, effective_for_rare, tango
 
 LEVEL = 0.05
 
@@ -65,7 +65,8 @@ def bounds(
     quantile = float(stats.t.ppf(1 - LEVEL, clustering.freedom))
     low, high = mean - quantile * error, mean + quantile * error
     if bounded:
-        high = np.maximum(high, tango(losses, clustering, quantile, largest)[1])
+        effective = effective_for_rare(losses, clustering, quantile, largest)
+        high = np.maximum(high, tango(losses, effective, quantile, largest)[1])
     return mean, error, low, high
 
 

@@ -30,9 +30,9 @@ import numpy as np
 from ctx_tasks import columns as table
 from ctx_tasks import settings
 from ctx_tasks.arm import Arm
-from ctx_tasks.coverage import gaps, unscored
 from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard.entries import Entry, read_entries
+from ctx_tasks.leaderboard.lacks import notes
 from ctx_tasks.leaderboard.meanings import MOST_EMPTY, meanings
 from ctx_tasks.results import Run, Samples, TaskResult
 from ctx_tasks.scores import BESIDE
@@ -174,7 +174,7 @@ def board(runs: Sequence[Run], *, force: bool = False, unbegun_tax: bool = False
         rows = [_without_unbegun_tax(row) for row in rows]
     for column in shown:
         _judge(rows, entries, column, columns)
-    return Board(table.ordered(shown), rows, [*_notes(entries), *meanings(rows)])
+    return Board(table.ordered(shown), rows, [*notes(entries), *meanings(rows)])
 
 
 # ---- rows before they are judged ---------------------------------------------------------------
@@ -404,44 +404,3 @@ def _marks(
             if value != usual:
                 marks.setdefault(id(entry), []).append(name)
     return {key: ", ".join(names) for key, names in marks.items()}
-
-
-def _notes(entries: Sequence[Entry]) -> list[str]:
-    results = [
-        (entry, column, result)
-        for entry in entries
-        for column, (result, _) in entry.results.items()
-    ]
-    notes = list(dict.fromkeys(result.chosen.said for *_, result in results if result.chosen.said))
-    notes += _unscored(results)
-    unlogged = [entry for entry in entries if not entry.logged]
-    if unlogged:
-        names = ", ".join(f"{entry.checkpoint} ({entry.arm.name})" for entry in unlogged)
-        notes.append(
-            f"Without --log_samples: {names}; errors there are the harness's, which take documents "
-            "as independent, and nothing is paired."
-        )
-    if any(table.is_bundled(column) for entry in entries for column in entry.results):
-        notes.append("(nano): bundled questions, no benchmark.")
-    return notes + [gap for entry in entries for gap in _gaps(entry)]
-
-
-def _unscored(results: Sequence[tuple[Entry, str, TaskResult]]) -> list[str]:
-    """What has no score per document, and what is better when lower."""
-    notes = []
-    for entry, column, result in results:
-        if result.logged and entry.scores(column) is None:
-            notes.append(f"{unscored(result)}; the error is the harness's, nothing is paired.")
-        if not result.metrics[result.primary].higher_is_better:
-            notes.append(f"{result.task}: lower is better; tax and gain are turned round.")
-    return [note for note in dict.fromkeys(notes) if note]
-
-
-def _gaps(entry: Entry) -> list[str]:
-    """Sentences on what the samples of a row lack."""
-    found = []
-    for column, (result, _) in entry.results.items():
-        samples = entry.scores(column)
-        lacking = [] if samples is None else gaps(result, samples, result.primary)
-        found += [f"{entry.checkpoint}, {entry.arm.name}, {column}: {gap}." for gap in lacking]
-    return found

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ctx_tasks import hub
 from ctx_tasks.errors import UserError
 from ctx_tasks.rows import Record, fetch, listed, read_file, read_files
 
@@ -93,9 +94,8 @@ def questions(
     """
     from datasets import Dataset
 
-    given = mt_bench_files is not None
-    rows = _unique(_parsed(read_files(mt_bench_files, OPTION) if given else _hub(), _question))
-    source = ", ".join(listed(mt_bench_files, OPTION)) if given else HUB
+    records, source = _hub() if mt_bench_files is None else _local(mt_bench_files)
+    rows = _unique(_parsed(records, _question))
     if not rows:
         raise UserError(
             f"{source} holds no MT-Bench question; name question.jsonl, or the folder it is in, "
@@ -168,19 +168,19 @@ def _published(url: str) -> Iterator[Record]:
     return read_file(fetch(url, OPTION), url)
 
 
-def _hub() -> Iterator[Record]:
-    from datasets import load_dataset
+def _local(files: Any) -> tuple[Iterable[Record], str]:
+    return read_files(files, OPTION), ", ".join(listed(files, OPTION))
 
-    try:
-        rows = load_dataset(HUB, split="train")
-    # Offline, blocked, gated or gone: libraries below raise many types for one situation.
-    except Exception as error:
-        raise UserError(
-            f"{HUB} could not be loaded from the Hugging Face hub ({type(error).__name__}); pass "
-            f'local files with --metadata \'{{"{OPTION}": "PATH"}}\' (question.jsonl, '
-            "judge_prompts.jsonl and the reference answers of the FastChat release)."
-        ) from error
-    return (Record(f"{HUB}, row {number}", row) for number, row in enumerate(rows, start=1))
+
+def _hub() -> tuple[Iterator[Record], str]:
+    """The hub's rows, and its name with the commit."""
+    instead = (
+        f'pass local files with --metadata \'{{"{OPTION}": "PATH"}}\' (question.jsonl, '
+        "judge_prompts.jsonl and the reference answers of the FastChat release)."
+    )
+    rows, commit = hub.load(HUB, split="train", instead=instead)
+    records = (Record(f"{HUB}, row {number}", row) for number, row in enumerate(rows, start=1))
+    return records, f"{HUB}@{commit}"
 
 
 def _parsed(records: Iterable[Record], parse: Callable[[Record], Any | None]) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from ctx_tasks import hub
 from ctx_tasks.errors import UserError
 from ctx_tasks.metrics import keyword_recall
 from ctx_tasks.rows import Record, read_files
@@ -24,10 +25,21 @@ _NEEDLE_KEYS = ("needle", "question", "response_prefix", "keywords")
 
 @dataclass(frozen=True)
 class Haystack:
-    """Filler texts in their order; `name` is short and holds no folder, to be comparable."""
+    """Filler texts in their order.
+
+    Attributes:
+        name: short and without a folder, to be comparable.
+        commit: that the hub served, of texts that it did.
+    """
 
     name: str
     texts: tuple[str, ...]
+    commit: str = ""
+
+    @property
+    def source(self) -> str:
+        """The name, with the commit where there is one."""
+        return f"{self.name}@{self.commit}" if self.commit else self.name
 
     @property
     def sha256(self) -> str:
@@ -61,11 +73,11 @@ def load_haystack(option: Any) -> Haystack:
         raise UserError(
             f"haystack must be builtin, essays or a path, but got {option!r}; name one of these."
         )
-    name, texts = _haystack_texts(str(option))
+    name, texts, commit = _from_hub() if option == "essays" else (*_local(str(option)), "")
     kept = tuple(text for text in (_clean(text) for text in texts) if text)
     if not kept:
         raise UserError(f"The haystack {option} holds no text; name another file or folder.")
-    return Haystack(name, kept)
+    return Haystack(name, kept, commit)
 
 
 def load_needles(option: Any) -> list[Needle]:
@@ -156,11 +168,9 @@ def special_strings(tokenizer: Any) -> list[str]:
     return sorted({*added, *tokenizer.all_special_tokens} - {""})
 
 
-def _haystack_texts(option: str) -> tuple[str, list[str]]:
+def _local(option: str) -> tuple[str, list[str]]:
     if option == "builtin":
         return option, _read_folder(_PACKAGE / "haystack")
-    if option == "essays":
-        return option, _read_hub()
     path = Path(option).expanduser()
     if not path.exists():
         raise UserError(
@@ -185,18 +195,10 @@ def _read_text(path: Path) -> str:
         raise UserError(f"The haystack {path} is not readable UTF-8 text ({error}).") from error
 
 
-def _read_hub() -> list[str]:
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(ESSAYS, split="train")
-    # Offline, blocked, gated or gone: libraries below raise many types for one situation.
-    except Exception as error:
-        raise UserError(
-            f"{ESSAYS} could not be loaded from the Hugging Face hub ({type(error).__name__}); use "
-            f"haystack builtin or the path of a text file."
-        ) from error
-    return list(rows["text"])
+def _from_hub() -> tuple[str, list[str], str]:
+    instead = "use haystack builtin or the path of a text file."
+    rows, commit = hub.load(ESSAYS, split="train", instead=instead)
+    return "essays", list(rows["text"]), commit
 
 
 def _text_column(record: Record) -> str:

@@ -142,7 +142,7 @@ def nih(
     if data_used is not None:
         name = tokenizer or pretrained
         name = str(name) if isinstance(name, str | Path) else loaded.name_or_path
-        data_used.update(source=hay.name, sha256=hay.sha256, rows=len(rows), tokenizer=name)
+        data_used.update(source=hay.source, sha256=hay.sha256, rows=len(rows), tokenizer=name)
         data_used.update(window=window, min_length=min_length, max_length=longest)
         data_used.update(lengths=lengths, depths=depths, seed=seed, needles=[s.id for s in sets])
         if wordings != PAPER:

@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -68,6 +69,7 @@ def page(board: Board) -> str:
             curves=report_figures.curve_figures(curves(board.rows, read)),
             heatmaps=_heatmaps(board.rows),
             layout=report_figures,
+            version=version("lm-eval-ctx"),
             newest=_day(max(run.date for row in board.rows for run in row.runs)),
             style=Markup(style),
             script=Markup(script),

@@ -1,7 +1,7 @@
 """How often the intervals hold the truth and a difference is claimed without one, by simulation.
 
-What cannot hold is asserted as it is: clusters that fall as a whole, one in fifty (13 questions a
-passage), or one in ten (needles), are too few to be seen, so that no interval can hold them.
+The limits are the promise; a share may exceed them by `noise`, 0.7 points, of 8000 trials. Whole
+needles that fall are too few to be seen, so that no interval can hold them: those are drawn apart.
 """
 
 from __future__ import annotations
@@ -17,25 +17,22 @@ from tests.ctx_tasks.simulation import (
     PASSAGES,
     changes,
     cluster_numbers,
+    how_often,
+    noise,
     possible,
     scores,
 )
 
 TRIALS = 800
-ALARMS, COVERAGE = 0.06, 0.93
+ALARMS, MISSES = 0.06, 0.07
 FLIPS = (0.01, 0.02, 0.1)
 BASELINES = (0.02, 0.5, 0.99)
 pytestmark = pytest.mark.slow
 
 
-def noise(share: float, trials: int = TRIALS) -> float:
-    """Two and a half standard errors of a simulated share."""
-    return 2.5 * float(np.sqrt(share * (1 - share) / trials))
-
-
-def held(ends, truth: float) -> float:
+def missed(ends, truth: float) -> np.ndarray:
     low, high = ends
-    return float(np.mean((low - 1e-9 <= truth) & (truth <= high + 1e-9)))
+    return (low - 1e-9 > truth) | (truth > high + 1e-9)
 
 
 def estimates(values: np.ndarray, numbers: np.ndarray):
@@ -46,8 +43,8 @@ def differences(found: np.ndarray, numbers: np.ndarray):
     return change_interval(found, Clustering.of(numbers), CONFIDENCE, 1.0)
 
 
-def clear(ends) -> float:
-    return float(np.mean((ends[0] > 0) | (ends[1] < 0)))
+def clear(ends) -> np.ndarray:
+    return (ends[0] > 0) | (ends[1] < 0)
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.5, 0.98, 1.0])
@@ -56,15 +53,18 @@ def clear(ends) -> float:
 def test_the_interval_of_a_score_holds_the_rate(n, size, rate):
     """Independent documents, half of them drawn together, and whole passages alike."""
     numbers = cluster_numbers(n, size)
+
+    def misses(rng, trials):
+        return missed(estimates(scores(rng, trials, numbers, rate, together), numbers), rate)
+
     for together in (0.0, 0.5, 1.0) if size > 1 else (0.0,):
-        rng = np.random.default_rng([n, size, int(rate * 100), int(together * 2)])
-        ends = estimates(scores(rng, TRIALS, numbers, rate, together), numbers)
-        share = held(ends, rate)
-        assert share >= COVERAGE - noise(COVERAGE), (together, share)
+        share = how_often(misses, MISSES, [n, size, int(rate * 100), int(together * 2)])
+        assert share <= MISSES + noise(MISSES), (together, share)
         # Rare hits in clusters miss on one side alone: `test_interval_limits.py`, exactly.
         if n == 400 and rate < 1 and (size == 1 or rate == 0.5):
-            assert share <= 0.97 + noise(0.97), (together, share)
+            assert share >= 0.03 - noise(0.03, 500), (together, share)
     if rate == 1.0:
+        ends = estimates(np.ones((1, n)), numbers)
         assert (ends[0] > 0).all()
         assert (ends[1] == 1).all()
 
@@ -72,10 +72,12 @@ def test_the_interval_of_a_score_holds_the_rate(n, size, rate):
 @pytest.mark.parametrize("n", [36, 400])
 def test_the_interval_of_a_recall_holds_its_mean(n):
     """Most answers whole, few with a quarter of the words or none."""
-    rng = np.random.default_rng(n)
-    values = rng.choice([0.0, 0.25, 0.75, 1.0], (TRIALS, n), p=[0.03, 0.02, 0.05, 0.9])
-    share = held(estimates(values, np.arange(n)), 0.9425)
-    assert share >= COVERAGE - noise(COVERAGE)
+
+    def misses(rng, trials):
+        values = rng.choice([0.0, 0.25, 0.75, 1.0], (trials, n), p=[0.03, 0.02, 0.05, 0.9])
+        return missed(estimates(values, np.arange(n)), 0.9425)
+
+    assert how_often(misses, MISSES, [n]) <= MISSES + noise(MISSES)
 
 
 @pytest.mark.parametrize("shape", [*PASSAGES, *NEEDLES])
@@ -84,24 +86,31 @@ def test_no_change_is_called_a_difference_in_at_most_six_of_a_hundred_trials(n, 
     numbers = cluster_numbers(n, shape)
     for flips in FLIPS:
         for baseline, graded in [*((b, False) for b in BASELINES), (0.5, True)]:
-            rng = np.random.default_rng([n, len(set(numbers)), int(flips * 100), graded])
             step = possible(flips, baseline)
-            found = changes(rng, TRIALS, numbers, step, step, graded=graded)
-            alarms = clear(differences(found, numbers))
-            assert alarms <= ALARMS + noise(ALARMS), (flips, baseline, graded, alarms)
+
+            def alarms(rng, trials, step=step, graded=graded):
+                found = changes(rng, trials, numbers, step, step, graded=graded)
+                return clear(differences(found, numbers))
+
+            share = how_often(alarms, ALARMS, [n, len(set(numbers)), int(flips * 100), graded])
+            assert share <= ALARMS + noise(ALARMS), (flips, baseline, graded, share)
 
 
-@pytest.mark.parametrize(("n", "shape"), [(n, s) for n in (100, 400, 1000) for s in PASSAGES])
+@pytest.mark.parametrize("shape", PASSAGES)
+@pytest.mark.parametrize("n", [100, 400, 1000])
 def test_the_interval_of_a_loss_holds_it(n, shape):
     """All one way, which is hardest: only a few flips tell how large the loss is."""
     numbers = cluster_numbers(n, shape)
-    least = 0.87 if shape == 13 and n == 1000 else COVERAGE
     for flips in FLIPS:
         for graded in (False, True):
-            rng = np.random.default_rng([n, len(set(numbers)), int(flips * 100), graded, 1])
-            found = changes(rng, TRIALS, numbers, 0, flips, graded=graded)
-            share = held(differences(found, numbers), -flips * (0.625 if graded else 1))
-            assert share >= least - noise(least), (flips, graded, share)
+            loss = flips * (0.625 if graded else 1)
+
+            def misses(rng, trials, flips=flips, graded=graded, loss=loss):
+                found = changes(rng, trials, numbers, 0, flips, graded=graded)
+                return missed(differences(found, numbers), -loss)
+
+            share = how_often(misses, MISSES, [n, len(set(numbers)), int(flips * 100), graded, 1])
+            assert share <= MISSES + noise(MISSES), (flips, graded, share)
 
 
 @pytest.mark.parametrize("shape", NEEDLES)
@@ -110,10 +119,13 @@ def test_the_interval_of_a_loss_holds_it_for_these_needles(n, shape):
     """Losses that no needle has for itself; of a whole needle that falls it cannot speak."""
     numbers = cluster_numbers(n, shape)
     for flips in FLIPS:
-        rng = np.random.default_rng([n, len(set(numbers)), int(flips * 100), 2])
-        found = changes(rng, TRIALS, numbers, 0, flips, together=0)
-        share = held(differences(found, numbers), -flips)
-        assert share >= COVERAGE - noise(COVERAGE), (flips, share)
+
+        def misses(rng, trials, flips=flips):
+            found = changes(rng, trials, numbers, 0, flips, together=0)
+            return missed(differences(found, numbers), -flips)
+
+        share = how_often(misses, MISSES, [n, len(set(numbers)), int(flips * 100), 2])
+        assert share <= MISSES + noise(MISSES), (flips, share)
 
 
 @pytest.mark.parametrize("shape", [*PASSAGES, *NEEDLES])
@@ -151,11 +163,12 @@ def claims(found: np.ndarray, numbers: np.ndarray) -> dict[str, float]:
     """Share of trials in which each method claims a difference at 5 %."""
     clustering = Clustering.of(numbers)
     quantile = float(stats.t.ppf(0.975, clustering.freedom))
+    plain = clustering.effective(found, unseen=0.0)
     return {
-        "ours": clear(differences(found, numbers)),
+        "ours": float(np.mean(clear(differences(found, numbers)))),
         "CR2": float(np.mean(np.abs(found.mean(axis=1)) > quantile * clustering.error(found))),
         "wild": float(np.mean(wild(found, clustering) < 0.05)),
-        "Tango": clear(tango(found, clustering, quantile)),
+        "Tango": float(np.mean(clear(tango(found, plain, quantile)))),
     }
 
 
@@ -174,7 +187,7 @@ def test_a_loss_is_found_as_often_as_by_the_best_method_that_holds(shape):
         none = claims(changes(rng, TRIALS, numbers, step, step), numbers)
         found = changes(rng, TRIALS, numbers, up, down)
         power = claims(found, numbers)
-        rivals = {name for name in power if none[name] <= ALARMS + noise(ALARMS)}
+        rivals = {name for name in power if none[name] <= ALARMS + noise(ALARMS, TRIALS)}
         if shape in ("dominant", "8 needles"):
             rivals -= {"wild"}
             some = found[:200]

@@ -183,6 +183,17 @@ def test_the_command_draws_all_there_is(tmp_path: Path, format: str) -> None:
     assert done.out.count("Wrote ") == len(files)
 
 
+def test_gains_over_other_tasks_are_a_figure_of_their_own(tmp_path: Path) -> None:
+    report_data.write(tmp_path / "runs", checkpoints=["m"])
+    needles = [report_data.line("nih_recall", "alpha 0.5", number) for number in range(12)]
+    settings = {"model": "m", "chat": True, "config": {"ctx": {"alpha": 0.7}}}
+    write_run(tmp_path / "runs" / "one", {"nih_recall": needles}, **settings)
+    done = ctx_eval("plots", tmp_path / "runs", "--output", tmp_path / "figures")
+    assert done.code == 0, done.err
+    names = {path.name for path in (tmp_path / "figures").glob("gains*")}
+    assert names == {"gains-NIH-recall.png", "gains-NIH-recall-SQuAD-QuAC-DROP.png"}
+
+
 def test_mistakes_with_the_command_are_one_sentence(tmp_path: Path) -> None:
     line = report_data.line("squad_contains", "raw", 1)
     write_run(tmp_path / "bare", {"squad_contains": [line]}, model="m")

@@ -8,8 +8,6 @@ import http.server
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +19,6 @@ import pytest
 
 from ctx_tasks import reading
 from ctx_tasks.errors import UserError
-from tests import loopback_hub
 from tests.ctx_tasks import reading_data as data
 
 LOADERS = {"squad": reading.squad, "quac": reading.quac, "drop": reading.drop}
@@ -278,39 +275,6 @@ def test_without_files_the_hub_dataset_is_loaded(
     loaded = LOADERS[name](data_used=used)["validation"].to_list()
     assert loaded == load(name, str(repository))
     assert used["source"] == f"{repository}@unknown"
-
-
-_FROM_THE_HUB = """
-import json
-from ctx_tasks import reading
-used = {}
-rows = reading.squad(data_used=used)["validation"]
-print(json.dumps([used, [row["question"] for row in rows]]))
-"""
-
-
-def test_the_commit_that_the_hub_served_is_recorded(tmp_path: Path) -> None:
-    local = tmp_path / "rows.parquet"
-    pq.write_table(pa.Table.from_pylist(data.ROWS["squad"]), local)
-    data_files = "[{split: validation, path: plain_text/v-*}]"
-    card = f"---\nconfigs:\n- {{config_name: plain_text, data_files: {data_files}}}\n---\n"
-    files = {
-        "README.md": card.encode(),
-        "plain_text/v-00000.parquet": local.read_bytes(),
-    }
-    # Its address is read when huggingface_hub is imported: a process of its own.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    with loopback_hub.serve("rajpurkar/squad", files) as url:
-        for _ in ("fetched", "from the cache"):
-            done = subprocess.run(
-                [sys.executable, "-c", _FROM_THE_HUB],
-                env={**kept, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home")},
-                capture_output=True,
-                text=True,
-            )
-            used, questions = json.loads(done.stdout)
-            assert used["source"] == f"rajpurkar/squad@{loopback_hub.COMMIT}"
-            assert questions == [row["question"] for row in load("squad", str(local))]
 
 
 def test_a_hub_that_cannot_be_reached_asks_for_local_files(monkeypatch: pytest.MonkeyPatch) -> None:

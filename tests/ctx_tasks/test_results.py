@@ -90,6 +90,15 @@ def test_the_newest_file_of_a_task_counts(tmp_path, caplog):
     assert "is newer" in caplog.text
 
 
+def test_a_hundred_older_results_are_one_line(tmp_path, caplog):
+    tasks = {f"t{number}": [sample(0.0, 0)] for number in range(100)}
+    write_run(tmp_path, tasks, date=1)
+    write_run(tmp_path, tasks, stamp="2026-12-01T00-00-00.0", date=2)
+    read_runs([tmp_path])
+    assert len(caplog.records) == 1
+    assert caplog.text.rstrip().endswith("is newer, and 99 more such.")
+
+
 def test_checkpoints_of_one_path_are_told_apart_by_their_arguments(tmp_path):
     for name, arguments in {
         "plain": {"pretrained": "/models/m", "device": "cpu"},

@@ -117,7 +117,7 @@ def test_a_rating_has_its_own_scale_and_a_loss_none():
 def test_tangos_ends_are_those_his_statistic_does_not_refuse():
     """Ten up and three down of 60: the score statistic is the quantile at both ends."""
     changes = np.array([1.0] * 10 + [-1.0] * 3 + [0.0] * 47)
-    low, high = tango(changes, Clustering.of(np.arange(60)), 1.96)
+    low, high = tango(changes, np.array(60.0), 1.96)
     for end, sign in ((low, 1), (high, -1)):
         # The likeliest share of documents down, given the difference: the root of his quadratic.
         b, c = -13 + (120 - 7) * end, -3 * end * (1 - end)

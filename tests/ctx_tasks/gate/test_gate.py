@@ -75,6 +75,28 @@ def test_another_dtype_is_an_error_but_not_one_that_nobody_recorded(tmp_path, ba
     assert 'dtype is "float32" in the baseline but "bfloat16"' in " ".join((out + err).split())
 
 
+def test_a_baseline_of_another_harness_is_made_again(tmp_path):
+    old, new = (
+        write(tmp_path / name, hits(300), lm_eval_version=name) for name in ("0.4.12", "0.4.13")
+    )
+    file = tmp_path / "baseline.json"
+    assert gate("--save", file, old)[0] == 0
+    code, out, err = gate("--baseline", file, new)
+    assert code == 3
+    said = " ".join((out + err).split())
+    assert "made with lm-eval 0.4.12, and this is 0.4.13" in said
+    assert "ctx-eval gate --save" in said
+
+
+def test_a_baseline_of_another_minor_version_of_ours_is_made_again(tmp_path, baseline):
+    content = json.loads(baseline.read_text())
+    content["versions"]["lm-eval-ctx"] = "0.0.7"
+    baseline.write_text(json.dumps(content))
+    code, out, err = gate("--baseline", baseline, write(tmp_path / "new", hits(300)))
+    assert code == 3
+    assert "was made with lm-eval-ctx 0.0, and this is" in " ".join((out + err).split())
+
+
 def test_the_same_answers_pass_however_few(tmp_path):
     folder = write(tmp_path / "a", hits(3, 5))
     again = shutil.copytree(folder, tmp_path / "again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,14 @@ def test_a_gain_over_fewer_tasks_says_which(tmp_path):
     page = report.page(made(tmp_path))
     # In the table and beside its bar.
     assert page.count('<span class="n">NIH recall only</span>') == 2
+
+
+def test_the_page_explains_its_words_and_says_what_made_it(tmp_path):
+    report_data.write(tmp_path, checkpoints=["m"])
+    page = report.page(made(tmp_path))
+    for word in ("raw", "chat", "prefix", "alpha (α)", "[IND]", "template tax"):
+        assert f"<dt>{word}</dt>" in page
+    assert f"lm-eval-ctx</a> {version_of('lm-eval-ctx')};" in page
 
 
 def test_other_outputs_are_shown_one_a_line(tmp_path):
