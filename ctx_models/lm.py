@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from lm_eval.api.model import CacheHook
 from tqdm import tqdm
 from transformers import StoppingCriteriaList
@@ -24,7 +25,7 @@ from ctx_tasks.answers import Answer, LogLikelihood, Note
 from ctx_tasks.errors import UserError
 
 from .arm import ArmSettings
-from .batches import in_batches, token_budget
+from .batches import Item, Made, in_batches, token_budget
 from .fingerprint import check_cache, checkpoint_fingerprint
 from .generation import check_generation
 from .notes import Ledger, NotedHook
@@ -55,7 +56,6 @@ class CtxLM(SteeredLM):
         self.overlength = read_overlength(overlength)
         super().__init__(*arguments, **named)
         self._user_mask: torch.Tensor | None = None
-        self._probing = False
         self._ledger = Ledger(stripped=self.thinking is not None)
         # Tokens that pairs of context and continuation lost before HFLM sees them.
         self._lost: dict[tuple[str, str], int] = {}
@@ -71,31 +71,27 @@ class CtxLM(SteeredLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """HFLM's, with a note to each answer; requests of other arguments run one after another."""
         window = self.max_length if self.backend == "causal" else None
-        by_settings: dict[str, list[int]] = {}
-        for place, one in enumerate(requests):
-            by_settings.setdefault(str(one.args[1]), []).append(place)
-        for places in by_settings.values():
-            settings = requests[places[0]].args[1]
+        for settings in {str(one.args[1]): one.args[1] for one in requests}.values():
             check_generation(settings, window, self.max_gen_toks)
             if self._room(settings) < 1:
                 raise UserError(
                     f"max_length={window} leaves no room for a prompt beside a thought of "
                     f"think_tokens={self._thought_tokens} and the answer: lower think_tokens."
                 )
-        skipped = self._left_out(requests, self._prompt_excess)
+        skipped, run = self._left_out(requests, self._prompt_excess)
         answers: dict[int, str] = {
             place: Answer.of("", Note(excess, skipped=True)) for place, excess in skipped.items()
         }
+        by_settings: dict[str, list[int]] = {}
+        for place in run:
+            by_settings.setdefault(str(requests[place].args[1]), []).append(place)
         for places in by_settings.values():
-            kept = [place for place in places if place not in skipped]
-            texts = self._generate([requests[place] for place in kept], disable_tqdm)
-            answers.update(zip(kept, texts, strict=True))
+            texts = self._generate([requests[place] for place in places], disable_tqdm)
+            answers.update(zip(places, texts, strict=True))
         return [answers[place] for place in range(len(requests))]
 
     def _generate(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
         """Answers to requests of the same arguments."""
-        if not requests:
-            return []
         if self.batch_size == "auto" and self.backend == "causal":
             texts = self._in_batches(requests, disable_tqdm)
         else:
@@ -111,36 +107,61 @@ class CtxLM(SteeredLM):
         lengths = [
             min(self._length(one.args[0]), room) + self.max_length - room for one in requests
         ]
+
+        def run(batch: list[Any]) -> list[str]:
+            self.batch_size_per_gpu = len(batch)
+            try:
+                return super(CtxLM, self).generate_until(batch, True)
+            finally:
+                self.batch_size_per_gpu = "auto"
+
+        return self._sized(requests, lengths, run, "generate_until", disable_tqdm)
+
+    def _sized(
+        self,
+        items: Sequence[Item],
+        lengths: Sequence[int],
+        run: Callable[[list[Item]], Sequence[Made]],
+        kind: str,
+        disable_tqdm: bool,
+    ) -> list[Made]:
+        """`in_batches` within this model's memory, with the harness's bar."""
         quiet = disable_tqdm or self.rank != 0
-        with tqdm(
-            total=len(requests), disable=quiet, desc="Running generate_until requests"
-        ) as bar:
+        with tqdm(total=len(items), disable=quiet, desc=f"Running {kind} requests") as bar:
 
-            def run(batch: list[Any]) -> list[str]:
-                self.batch_size_per_gpu = len(batch)
-                try:
-                    texts = super(CtxLM, self).generate_until(batch, True)
-                finally:
-                    self.batch_size_per_gpu = "auto"
+            def shown(batch: list[Item]) -> Sequence[Made]:
+                made = run(batch)
                 bar.update(len(batch))
-                return texts
+                return made
 
+            scored = kind == "loglikelihood"
             return in_batches(
-                requests,
+                items,
                 lengths,
-                run,
-                budget=token_budget(self.model, self.device),
+                shown,
+                budget=token_budget(self.model, self.device, scored=scored),
                 most=self.max_batch_size,
                 sizes=self.batch_schedule,
             )
 
-    def _left_out(self, requests: Sequence[Any], excess: Callable[[Any], int]) -> dict[int, int]:
-        """Requests to leave out as too long, by place, and by how many tokens they are."""
+    def _left_out(
+        self, requests: Sequence[Any], excess: Callable[[Any], int]
+    ) -> tuple[dict[int, int], list[int]]:
+        """Requests to leave out as too long, by place, and by how many tokens; those to run.
+
+        Where another process runs more, the last is run again, as the harness does it: a sharded
+        model has to be called equally often by all.
+        """
         if self.overlength == "mark":
-            return {}
-        if self.overlength == "skip" and self.world_size > 1:
-            raise UserError("overlength=skip needs one process: use it without accelerate launch.")
-        return overlong(requests, [excess(one) for one in requests], self.overlength)
+            return {}, list(range(len(requests)))
+        tokens = [excess(one) for one in requests]
+        skipped = overlong(requests, tokens, self.overlength, self._everyone)
+        run = [place for place in range(len(requests)) if place not in skipped]
+        return skipped, run + run[-1:] * (max(self._everyone([len(run)])) - len(run))
+
+    def _everyone(self, found: list[Item]) -> list[Item]:
+        """What all processes found, in their order."""
+        return list(gather_object(found)) if self.world_size > 1 else found
 
     def _prompt_excess(self, request: Any) -> int:
         """Tokens by which a prompt is longer than the room for it."""
@@ -308,15 +329,12 @@ class CtxLM(SteeredLM):
                 "A log-likelihood leaves no room for a thought: leave think_end_token out, or run "
                 "tasks that generate."
             )
-        skipped = self._left_out(requests, lambda one: self._pair_excess(*one.args))
-        kept = [one for place, one in enumerate(requests) if place not in skipped]
-        found = iter(super().loglikelihood(kept, disable_tqdm))
-        return [
-            LogLikelihood.of((-math.inf, False), Note(skipped[place], skipped=True))
-            if place in skipped
-            else next(found)
-            for place in range(len(requests))
-        ]
+        skipped, run = self._left_out(requests, lambda one: self._pair_excess(*one.args))
+        found = super().loglikelihood([requests[place] for place in run], disable_tqdm)
+        scores = dict(zip(run, found, strict=True))
+        for place, excess in skipped.items():
+            scores[place] = LogLikelihood.of((-math.inf, False), Note(excess, skipped=True))
+        return [scores[place] for place in range(len(requests))]
 
     def _pair_excess(self, context: str, continuation: str) -> int:
         """Tokens by which a pair is longer than the window; with an empty context none."""
@@ -345,15 +363,41 @@ class CtxLM(SteeredLM):
         return ids[:split], ids[split:]
 
     def _loglikelihood_tokens(
-        self, requests: list[Any], *args: Any, **kwargs: Any
+        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """HFLM's, with a note to each answer."""
+        """HFLM's, with a note to each answer; `auto` sizes batches by what the rows need."""
         notes = [
             self._ledger.score(pair, self._lost.get(pair, 0) + self._excess(context, continuation))
             for pair, context, continuation in requests
         ]
-        found = super()._loglikelihood_tokens(requests, *args, **kwargs)
+        if self.batch_size == "auto" and self.backend == "causal":
+            found = self._scored_in_batches(requests, disable_tqdm)
+        else:
+            found = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         return [LogLikelihood.of(one, note) for one, note in zip(found, notes, strict=True)]
+
+    def _scored_in_batches(
+        self, requests: list[Any], disable_tqdm: bool
+    ) -> list[tuple[float, bool]]:
+        """HFLM's scores; requests that differ in their last token are one row, as there."""
+        rows: dict[tuple[int, ...], list[int]] = {}
+        for place, (_, context, continuation) in enumerate(requests):
+            rows.setdefault((*context, *continuation[:-1]), []).append(place)
+
+        def run(batch: list[list[int]]) -> list[list[tuple[float, bool]]]:
+            asked = [requests[place] for places in batch for place in places]
+            scores = iter(super(CtxLM, self)._loglikelihood_tokens(asked, True, len(batch)))
+            return [[next(scores) for _ in places] for places in batch]
+
+        lengths = [min(len(row), self.max_length) for row in rows]
+        places = list(rows.values())
+        found = self._sized(places, lengths, run, "loglikelihood", disable_tqdm)
+        by_place = {
+            place: score
+            for of_row, scores in zip(places, found, strict=True)
+            for place, score in zip(of_row, scores, strict=True)
+        }
+        return [by_place[place] for place in range(len(requests))]
 
     def _excess(self, context: Sequence[int], continuation: Sequence[int]) -> int:
         """Tokens of a row that HFLM cuts."""
@@ -364,21 +408,19 @@ class CtxLM(SteeredLM):
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not self.steering.active:
             return super()._model_call(inps, *args, **kwargs)
-        user = torch.ones(inps.shape, dtype=torch.bool)
-        if not self._probing:
-            for row, ids in enumerate(inps.cpu().numpy().astype(np.int32)):
-                found = self._rows.mask(ids)
-                user[row, : len(found)] = torch.from_numpy(found)
-                user[row, len(found) :] = False
+        user = torch.zeros(inps.shape, dtype=torch.bool)
+        for row, ids in enumerate(inps.cpu().numpy().astype(np.int32)):
+            found = self._rows.mask(ids)
+            user[row, : len(found)] = torch.from_numpy(found)
         with self._steered(user):
             return super()._model_call(inps, *args, **kwargs)
 
     def _detect_batch_size(self, *args: Any, **kwargs: Any) -> int:
-        self._probing = True
-        try:
+        """Rows of the whole window (a rolling log-likelihood's), by the estimate of `batches`."""
+        if self.backend != "causal":
             return super()._detect_batch_size(*args, **kwargs)
-        finally:
-            self._probing = False
+        fit = token_budget(self.model, self.device, scored=True) // self.max_length
+        return min(self._everyone([max(1, min(self.max_batch_size, fit))]))
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Attach the answer cache of --use_cache, unless other settings wrote it."""
