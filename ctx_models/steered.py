@@ -242,6 +242,11 @@ class SteeredLM(HFLM):
             raise UserError(
                 "instruction= is put into a turn of a chat: run it with --apply_chat_template."
             )
+        if self.thinking is not None:
+            raise UserError(
+                "think_end_token needs the chat template, which opens the thought and leaves a "
+                "begun answer until after it: add --apply_chat_template, or leave it out."
+            )
         return raw(text, self._indicator_for([text]))
 
     def _indicator_for(self, texts: list[str]) -> str | None:
