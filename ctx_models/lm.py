@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from lm_eval.api.model import CacheHook
 from tqdm import tqdm
 from transformers import StoppingCriteriaList
@@ -159,10 +158,6 @@ class CtxLM(SteeredLM):
         run = [place for place in range(len(requests)) if place not in skipped]
         return skipped, run + run[-1:] * (max(self._everyone([len(run)])) - len(run))
 
-    def _everyone(self, found: list[Item]) -> list[Item]:
-        """What all processes found, in their order."""
-        return list(gather_object(found)) if self.world_size > 1 else found
-
     def _prompt_excess(self, request: Any) -> int:
         """Tokens by which a prompt is longer than the room for it."""
         text, settings = request.args
@@ -286,7 +281,7 @@ class CtxLM(SteeredLM):
         assert self.thinking is not None
         if not kwargs.get("do_sample"):
             kwargs |= {"do_sample": False, "temperature": None}
-        user = self._user_mask if self.thinking.steered else None
+        user = self._user_mask if self.arm.steer_thought else None
         autocast = torch.autocast(
             self.device.type, self.mixed_precision_dtype, self.mixed_precision_dtype is not None
         )

@@ -49,8 +49,6 @@ Model arguments of hf-ctx, beside all those of hf:
   indicator_strict=true   false: also what is not one token of the tokenizer
   instruction=TEXT        a sentence put into the prompt, such as "Answer from the passage only."
   instruction_turn=user   or system
-  overlength=mark         prompts longer than the window: or skip, refuse
-  cut=left                what a cut takes: or frame, which keeps the template whole
 
 Tasks of ours (`ctx-eval ls` says what each measures):
 {tasks}

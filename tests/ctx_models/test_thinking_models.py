@@ -153,7 +153,7 @@ class TestBegunAnswer:
         assert column(found, "filtered_resps", self.TASK) == [["ware is salt"]] * 4
         begun = [one for one in written if one.startswith(f"{THOUGHT}The")]
         assert begun
-        assert all(one.startswith("<think>") for one in written if one)
+        assert all(THOUGHT.startswith(one[: len(THOUGHT)]) for one in written)
 
     def test_is_refused_without_a_template_in_which_to_think(self):
         with pytest.raises(UserError, match="think_end_token needs the chat template, .* begun"):
