@@ -41,7 +41,8 @@ SAME: dict[str, tuple[str, tuple[Any, ...]]] = {
     "an end token without thinking": ("think_end_token=</think>,enable_thinking=False", ()),
     "overlength": ("overlength=refuse", ()),
     "cut": ("cut=frame", ()),
-    "parallelize": ("parallelize=True", ()),
+    # Without GPUs nothing else has room for a layer.
+    "parallelize": ("parallelize=True,max_cpu_memory=4GiB", ()),
     "an adapter that adds nothing": ("peft={adapter}", ()),
     "a delta that adds nothing": ("delta={delta}", ()),
 }
