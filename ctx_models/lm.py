@@ -34,6 +34,7 @@ from .rows import UserRows
 from .spans import Segment, Segmented, with_response
 from .steered import SteeredLM
 from .thinking import Closed, continued
+from .unsegmented import MISSING, unsegmented
 from .window import overlong, read_overlength, shortened
 
 logger = logging.getLogger(__name__)
@@ -66,10 +67,30 @@ class CtxLM(SteeredLM):
         super()._take(settings)
         self._rows = UserRows()
 
+    def _where_segmented(
+        self, method: str, requests: list[Any], run: Callable[[list[Any]], list[Any]], missing: Any
+    ) -> list[Any]:
+        """`run` of the requests, with `missing` for those whose prompt could not be segmented."""
+        places = unsegmented(requests)
+        for place in places:
+            # First, for a run that is killed and goes on: it counts what is not yet cached.
+            self.cache_hook.add_partial(method, requests[place].args, missing)
+        found = iter(run([one for place, one in enumerate(requests) if place not in places]))
+        return [missing if place in places else next(found) for place in range(len(requests))]
+
     # ---- generation ----------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """HFLM's, with a note to each answer; requests of other arguments run one after another."""
+        """HFLM's, with a note to each answer, an empty one to prompts without segments."""
+        return self._where_segmented(
+            "generate_until",
+            requests,
+            lambda kept: self._answers(kept, disable_tqdm),
+            Answer.of("", MISSING),
+        )
+
+    def _answers(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
+        """Answers to requests, those of other arguments one after another."""
         window = self.max_length if self.backend == "causal" else None
         by_settings: dict[str, list[int]] = {}
         for place, one in enumerate(requests):
@@ -302,12 +323,21 @@ class CtxLM(SteeredLM):
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """HFLM's, but for prompts that are too long."""
+        """HFLM's, but for prompts that are too long or without segments."""
         if self.thinking is not None:
             raise UserError(
                 "A log-likelihood leaves no room for a thought: leave think_end_token out, or run "
                 "tasks that generate."
             )
+        return self._where_segmented(
+            "loglikelihood",
+            requests,
+            lambda kept: self._loglikelihoods(kept, disable_tqdm),
+            LogLikelihood.of((-math.inf, False), MISSING),
+        )
+
+    def _loglikelihoods(self, requests: list[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
+        """Log-likelihoods, but for prompts that are too long."""
         skipped = self._left_out(requests, lambda one: self._pair_excess(*one.args))
         kept = [one for place, one in enumerate(requests) if place not in skipped]
         found = iter(super().loglikelihood(kept, disable_tqdm))
