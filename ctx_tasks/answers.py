@@ -1,21 +1,20 @@
 """What became of a request, carried by its answer into samples and results.
 
-A prompt may be longer than the window and lose tokens; an answer may meet its token limit before it
-ends, and a prompt may not be told from its template and never run. The harness has a place for none
-of it, so the answers of our models are strings (and pairs of
-numbers) that remember it, and `watch` adds it to the metrics of a document:
+A prompt may be longer than the window and lose tokens, or not be told from its chat template and
+never run; an answer may meet its token limit before it ends. The harness has a place for none of
+it, so the answers of our models are strings (and pairs of numbers) that remember it, and `watch`
+adds it to the metrics of a document:
 
 - `cut`: in a sample the tokens that its prompt lost, in results the share of documents that lost
   any. Of several requests (choices, repeats) the one that lost most counts.
 - `unfinished`: in a sample the share of its answers that met the token limit before an end or a
   stop string (an answer, unless the task repeats), in results the share of documents with one.
-
-- `unsegmented`, where prompts are segmented: in a sample whether its prompt could not be, in results
-  the share of such documents.
+- `unsegmented`, where prompts are segmented: in a sample whether its prompt could not be, in
+  results the share of such documents.
 
 All are beside the scores, as `empty` is, and never part of a mean over tasks. A document that was
-skipped or unsegmented is in no score. Answers of other models remember nothing and add
-nothing.
+skipped or unsegmented has no answer (`unanswered`) and is in no score. Answers of other models
+remember nothing and add nothing.
 """
 
 from __future__ import annotations
@@ -95,6 +94,11 @@ def metrics(found: Sequence[Note]) -> dict[str, float]:
     if asked:
         noted[UNSEGMENTED] = float(any(asked))
     return noted
+
+
+def unanswered(sample: Mapping[str, Any]) -> bool:
+    """Whether the sample of a task that generates is of a document that was left out."""
+    return CUT in sample and UNFINISHED not in sample
 
 
 def share(values: Sequence[float]) -> float:
