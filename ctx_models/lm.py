@@ -70,13 +70,19 @@ class CtxLM(SteeredLM):
     def _where_segmented(
         self, method: str, requests: list[Any], run: Callable[[list[Any]], list[Any]], missing: Any
     ) -> list[Any]:
-        """`run` of the requests, with `missing` for those whose prompt could not be segmented."""
+        """`run` of the requests, with `missing` for those whose prompt could not be segmented.
+
+        Another stands in for each of these: a sharded model has to be called equally often by all.
+        """
         places = unsegmented(requests)
+        if not places:
+            return run(requests)
         for place in places:
             # First, for a run that is killed and goes on: it counts what is not yet cached.
             self.cache_hook.add_partial(method, requests[place].args, missing)
-        found = iter(run([one for place, one in enumerate(requests) if place not in places]))
-        return [missing if place in places else next(found) for place in range(len(requests))]
+        other = next(one for place, one in enumerate(requests) if place not in places)
+        found = run([other if place in places else one for place, one in enumerate(requests)])
+        return [missing if place in places else one for place, one in enumerate(found)]
 
     # ---- generation ----------------------------------------------------------------------------
 
