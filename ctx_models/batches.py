@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
+from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,28 @@ Made = TypeVar("Made")
 _SHARE = 0.5
 # Activations alive at once, in rows of hidden states and of the feed-forward layer.
 _HIDDEN, _INTERMEDIATE = 12, 3
+
+
+def shown_in_batches(
+    lm: Any,
+    items: Sequence[Item],
+    lengths: Sequence[int],
+    run: Callable[[list[Item]], Sequence[Made]],
+    kind: str,
+    disable_tqdm: bool,
+) -> list[Made]:
+    """`in_batches` within the memory of a harness's `HFLM`, with its bar; `kind` of requests."""
+    quiet = disable_tqdm or lm.rank != 0
+    with tqdm(total=len(items), disable=quiet, desc=f"Running {kind} requests") as bar:
+
+        def shown(batch: list[Item]) -> Sequence[Made]:
+            made = run(batch)
+            bar.update(len(batch))
+            return made
+
+        budget = token_budget(lm.model, lm.device, scored=kind == "loglikelihood")
+        most, sizes = lm.max_batch_size, lm.batch_schedule
+        return in_batches(items, lengths, shown, budget=budget, most=most, sizes=sizes)
 
 
 def in_batches(

@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from lm_eval.api.model import CacheHook
-from tqdm import tqdm
 from transformers import StoppingCriteriaList
 
 from ctx_tasks import harness
@@ -24,7 +24,7 @@ from ctx_tasks.answers import Answer, LogLikelihood, Note
 from ctx_tasks.errors import UserError
 
 from .arm import ArmSettings
-from .batches import Item, Made, in_batches, token_budget
+from .batches import shown_in_batches
 from .fingerprint import check_cache, checkpoint_fingerprint
 from .generation import check_generation
 from .notes import Ledger, NotedHook
@@ -34,6 +34,7 @@ from .rows import UserRows
 from .spans import Segment, Segmented, with_response
 from .steered import SteeredLM
 from .thinking import Closed, continued
+from .unsegmented import MISSING, where_segmented
 from .window import overlong, read_overlength, shortened
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,16 @@ class CtxLM(SteeredLM):
     # ---- generation ----------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """HFLM's, with a note to each answer; requests of other arguments run one after another."""
+        """HFLM's, with a note to each answer, an empty one to prompts without segments."""
+        return where_segmented(
+            requests,
+            lambda kept: self._answers(kept, disable_tqdm),
+            Answer.of("", MISSING),
+            partial(self.cache_hook.add_partial, "generate_until"),
+        )
+
+    def _answers(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
+        """Answers to requests, those of other arguments one after another."""
         window = self.max_length if self.backend == "causal" else None
         for settings in {str(one.args[1]): one.args[1] for one in requests}.values():
             check_generation(settings, window, self.max_gen_toks)
@@ -114,34 +124,7 @@ class CtxLM(SteeredLM):
             finally:
                 self.batch_size_per_gpu = "auto"
 
-        return self._sized(requests, lengths, run, "generate_until", disable_tqdm)
-
-    def _sized(
-        self,
-        items: Sequence[Item],
-        lengths: Sequence[int],
-        run: Callable[[list[Item]], Sequence[Made]],
-        kind: str,
-        disable_tqdm: bool,
-    ) -> list[Made]:
-        """`in_batches` within this model's memory, with the harness's bar."""
-        quiet = disable_tqdm or self.rank != 0
-        with tqdm(total=len(items), disable=quiet, desc=f"Running {kind} requests") as bar:
-
-            def shown(batch: list[Item]) -> Sequence[Made]:
-                made = run(batch)
-                bar.update(len(batch))
-                return made
-
-            scored = kind == "loglikelihood"
-            return in_batches(
-                items,
-                lengths,
-                shown,
-                budget=token_budget(self.model, self.device, scored=scored),
-                most=self.max_batch_size,
-                sizes=self.batch_schedule,
-            )
+        return shown_in_batches(self, requests, lengths, run, "generate_until", disable_tqdm)
 
     def _left_out(
         self, requests: Sequence[Any], excess: Callable[[Any], int]
@@ -318,12 +301,21 @@ class CtxLM(SteeredLM):
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """HFLM's, but for prompts that are too long."""
+        """HFLM's, but for prompts that are too long or without segments."""
         if self.thinking is not None:
             raise UserError(
                 "A log-likelihood leaves no room for a thought: leave think_end_token out, or run "
                 "tasks that generate."
             )
+        return where_segmented(
+            requests,
+            lambda kept: self._loglikelihoods(kept, disable_tqdm),
+            LogLikelihood.of((-math.inf, False), MISSING),
+            partial(self.cache_hook.add_partial, "loglikelihood"),
+        )
+
+    def _loglikelihoods(self, requests: list[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
+        """Log-likelihoods, but for prompts that are too long."""
         skipped, run = self._left_out(requests, lambda one: self._pair_excess(*one.args))
         found = super().loglikelihood([requests[place] for place in run], disable_tqdm)
         scores = dict(zip(run, found, strict=True))
@@ -386,7 +378,7 @@ class CtxLM(SteeredLM):
 
         lengths = [min(len(row), self.max_length) for row in rows]
         places = list(rows.values())
-        found = self._sized(places, lengths, run, "loglikelihood", disable_tqdm)
+        found = shown_in_batches(self, places, lengths, run, "loglikelihood", disable_tqdm)
         by_place = {
             place: score
             for of_row, scores in zip(places, found, strict=True)

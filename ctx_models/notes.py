@@ -13,6 +13,8 @@ from typing import Any
 
 from ctx_tasks.answers import Answer, LogLikelihood, Note
 
+from .prompts import PromptText
+
 
 class Ledger:
     """The notes of the rows that have run, by prompt, and those whose answer is not yet made."""
@@ -33,7 +35,7 @@ class Ledger:
     def end(self, unfinished: Sequence[bool]) -> None:
         """That batch has run."""
         for prompt, cut, one in zip(self._prompts, self._cuts, unfinished, strict=True):
-            note = Note(cut, one)
+            note = Note(cut, one, unsegmented=_segmented(prompt))
             self._open.append(note)
             # Equal prompts (repeats) stay in their order, whatever the order of the rest.
             self._by_prompt[prompt].append(note)
@@ -47,18 +49,25 @@ class Ledger:
 
     def score(self, pair: tuple[str, str] | None, cut: int) -> Note:
         """Note what a log-likelihood's prompt lost; a window of a rolling one has no pair."""
-        note = Note(cut)
+        note = Note(cut, unsegmented=None if pair is None else _segmented(pair[0]))
         if pair is not None:
             self._scored[pair] = note
         return note
 
     def kept(self, method: str, request: Any, answer: Any) -> Any:
         """An answer as a cache is to keep it."""
+        if isinstance(answer, Answer | LogLikelihood):
+            return answer
         if method == "generate_until":
             return self._answer(answer, self._open.popleft())
         if method == "loglikelihood" and request in self._scored:
             return LogLikelihood.of(answer, self._scored[request])
         return answer
+
+
+def _segmented(prompt: str) -> bool | None:
+    """That the segments of a prompt were found, where they were sought."""
+    return False if isinstance(prompt, PromptText) else None
 
 
 class NotedHook:

@@ -23,7 +23,15 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from ctx_tasks import harness
-from ctx_tasks.answers import CUT, UNFINISHED, Answer, LogLikelihood, Note
+from ctx_tasks.answers import (
+    CUT,
+    UNFINISHED,
+    UNSEGMENTED,
+    Answer,
+    LogLikelihood,
+    Note,
+    unanswered,
+)
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import require_writable, write_text
 from ctx_tasks.results import Run, TaskResult, read_documents
@@ -81,10 +89,14 @@ class Recorded(LM):
 
 def _noted(response: Any, line: dict[str, Any], repeat: int) -> Answer | LogLikelihood:
     """A saved response of one of our models, and its share of what the line says of all."""
+    cut = int(line[CUT])
+    unsegmented = line[UNSEGMENTED] > 0 if UNSEGMENTED in line else None
     if isinstance(response, list):
-        return LogLikelihood.of(response, Note(int(line[CUT])))
-    unfinished = round(line[UNFINISHED] * len(line["resps"][0]))
-    return Answer.of(response, Note(int(line[CUT]), repeat < unfinished))
+        return LogLikelihood.of(response, Note(cut, unsegmented=unsegmented))
+    if unanswered(line):
+        return Answer.of(response, Note(cut, skipped=not unsegmented, unsegmented=unsegmented))
+    unfinished = repeat < round(line[UNFINISHED] * len(line["resps"][0]))
+    return Answer.of(response, Note(cut, unfinished, unsegmented=unsegmented))
 
 
 def rescore(run: Run) -> list[Rescored]:

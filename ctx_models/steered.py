@@ -38,6 +38,7 @@ from .selfcheck import SelfCheck
 from .spans import Rendered, Segmented, raw, render, tokenize
 from .steering import steer
 from .thinking import Thinking
+from .unsegmented import Unsegmented
 from .window import read_cut
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class SteeredLM(HFLM):
     def _take(self, settings: ArmSettings) -> None:
         """Note the settings of an arm and forget what was noted under another."""
         self.arm, self.steering = settings.arm, settings.steering
-        self._templated = False
+        self._templated = self._segments_found = False
         self._paths: set[str] = set()
 
     def set_arm(self, settings: ArmSettings) -> None:
@@ -200,7 +201,13 @@ class SteeredLM(HFLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Render the messages; with steering or an indicator the result carries its segments."""
+        """Render the messages; with steering or an indicator the result carries its segments.
+
+        It is an `Unsegmented` where that fails for what these messages say.
+
+        Raises:
+            UserError: it fails for whatever messages of these roles say.
+        """
         self._templated = True
         if self.arm.instruction is not None:
             told = self.arm.instruction, self.arm.instruction_turn
@@ -213,6 +220,30 @@ class SteeredLM(HFLM):
         # Without a template `render` says so in one sentence; HFLM would not.
         if not self._segmented and self.tokenizer.chat_template:
             return super().apply_chat_template(chat_history, add_generation_prompt)
+        try:
+            prompt = self._prompt(chat_history, add_generation_prompt, prefix)
+        except UserError as error:
+            if self._segments_found or self._takes_plain_words(chat_history, add_generation_prompt):
+                return Unsegmented(error)
+            raise
+        self._segments_found = True
+        return prompt
+
+    def _takes_plain_words(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool
+    ) -> bool:
+        """Whether messages of these roles have segments where they say nothing unusual."""
+        plain = [{**one, "content": f"word {place}"} for place, one in enumerate(chat_history)]
+        try:
+            self._prompt(plain, add_generation_prompt, "")
+        except UserError:
+            return False
+        return True
+
+    def _prompt(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool, prefix: str
+    ) -> PromptText:
+        """The messages with their segments, without a system message where that is refused."""
         try:
             return PromptText.of(self._render(chat_history, add_generation_prompt), prefix)
         except UserError as error:
@@ -241,6 +272,8 @@ class SteeredLM(HFLM):
         """The segments of a prompt as the harness hands it back."""
         if isinstance(text, PromptText):
             return text.rendered
+        if isinstance(text, Unsegmented):
+            raise UserError(text)
         if self._templated:
             raise UserError(
                 "This task changes the prompt after the chat template, so its user turn is lost: "

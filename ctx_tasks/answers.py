@@ -1,17 +1,21 @@
 """What became of a request, carried by its answer into samples and results.
 
-A prompt may be longer than the window and lose tokens; an answer may meet its token limit before it
-ends. The harness has a place for neither, so the answers of our models are strings (and pairs of
-numbers) that remember it, and `watch` adds it to the metrics of a document:
+A prompt may be longer than the window and lose tokens, or not be told from its chat template and
+never run; an answer may meet its token limit before it ends. The harness has a place for none of
+it, so the answers of our models are strings (and pairs of numbers) that remember it, and `watch`
+adds it to the metrics of a document:
 
 - `cut`: in a sample the tokens that its prompt lost, in results the share of documents that lost
   any. Of several requests (choices, repeats) the one that lost most counts.
 - `unfinished`: in a sample the share of its answers that met the token limit before an end or a
   stop string (an answer, unless the task repeats), in results the share of documents with one.
+- `unsegmented`, where prompts are segmented: in a sample whether its prompt could not be, in
+  results the share of such documents.
 
-Both are beside the scores, as `empty` is, and never part of a mean over tasks. A document that was
-skipped has `cut` alone and is in no score. Answers of other models remember nothing; a task may
-know what became of their prompts (`ctx_tasks.cuts`), else they add nothing.
+All are beside the scores, as `empty` is, and never part of a mean over tasks. A document that was
+skipped or unsegmented has no answer (`unanswered`) and is in no score. Answers of other models
+remember nothing; a task may know what became of their prompts (`ctx_tasks.cuts`), else they add
+nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-CUT, UNFINISHED = "cut", "unfinished"
-NAMES = (CUT, UNFINISHED)
+CUT, UNFINISHED, UNSEGMENTED = "cut", "unfinished", "unsegmented"
+NAMES = (CUT, UNFINISHED, UNSEGMENTED)
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,19 @@ class Note:
         cut: tokens that its prompt lost.
         unfinished: whether the answer met its token limit; None where nothing is generated.
         skipped: whether it was left out because its prompt is too long.
+        unsegmented: whether it was left out because its prompt could not be segmented; None where
+            that was not asked for.
     """
 
     cut: int = 0
     unfinished: bool | None = None
     skipped: bool = False
+    unsegmented: bool | None = None
+
+    @property
+    def left_out(self) -> bool:
+        """Whether nothing was run, so that there is nothing to score."""
+        return self.skipped or self.unsegmented is True
 
 
 class Answer(str):
@@ -75,9 +87,19 @@ def metrics(found: Sequence[Note]) -> dict[str, float]:
     """The notes of one document's responses as metrics; none without notes."""
     if not found:
         return {}
-    cut: dict[str, float] = {CUT: max(note.cut for note in found)}
+    noted: dict[str, float] = {CUT: max(note.cut for note in found)}
     ends = [note.unfinished for note in found if note.unfinished is not None]
-    return {**cut, UNFINISHED: sum(ends) / len(ends)} if ends else cut
+    if ends:
+        noted[UNFINISHED] = sum(ends) / len(ends)
+    asked = [note.unsegmented for note in found if note.unsegmented is not None]
+    if asked:
+        noted[UNSEGMENTED] = float(any(asked))
+    return noted
+
+
+def unanswered(sample: Mapping[str, Any]) -> bool:
+    """Whether the sample of a task that generates is of a document that was left out."""
+    return CUT in sample and UNFINISHED not in sample
 
 
 def share(values: Sequence[float]) -> float:
@@ -128,8 +150,8 @@ class _Watched:
         found = self._notes.get(self._number, [])
         noted = metrics(found)
         self._reported |= dict.fromkeys(noted)
-        if any(note.skipped for note in found):
-            return {CUT: noted[CUT]}
+        if any(note.left_out for note in found):
+            return noted
         return {**self._score(doc, results), **noted}
 
     def _of(self, instance: Any) -> list[Note]:

@@ -19,7 +19,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.nesting import Nesting
 
 Row = dict[str, Any]
 
@@ -39,6 +40,8 @@ _LINES = (".jsonl", ".ndjson")
 _PARQUET_MAGIC = b"PAR1"
 _BOM = b"\xef\xbb\xbf"
 _BATCH = 1000
+# Lists and objects in each other, in a text that is streamed: what `json` takes in about all.
+_DEEPEST = 500
 
 
 class Record(NamedTuple):
@@ -46,6 +49,13 @@ class Record(NamedTuple):
 
     where: str
     value: Row
+
+
+Told = Callable[[int], object]
+
+
+def _untold(count: int) -> None:
+    """Who is not interested in bytes."""
 
 
 def read_files(files: Any, option: str) -> Iterator[Record]:
@@ -78,10 +88,13 @@ def listed(files: Any, option: str) -> list[str]:
     return [str(name) for name in names]
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
-    """Yield the rows of a local file or folder, in file order; errors as `read_files`."""
+def read_rows(path: str | Path, told: Told = _untold) -> Iterator[Row]:
+    """Yield the rows of a local file or folder, in file order; errors as `read_files`.
+
+    `told` hears how many bytes of the files were read, each time some are.
+    """
     for file in local_files(path):
-        for record in read_file(file, str(file)):
+        for record in read_file(file, str(file), told):
             yield record.value
 
 
@@ -170,17 +183,16 @@ def _unreachable(name: str, error: Exception) -> UserError:
     )
 
 
-def read_file(path: Path, name: str) -> Iterator[Record]:
+def read_file(path: Path, name: str, told: Told = _untold) -> Iterator[Record]:
     """Yield the records of one local file; `name` is what messages call it."""
     try:
-        with path.open("rb") as raw:
-            if raw.peek(len(_PARQUET_MAGIC)).startswith(_PARQUET_MAGIC):
-                yield from _read_parquet(path, name)
-                return
-            with _unpacking(raw) as file:
-                blank, first = _first_character(file)
-                read = _read_array if first == b"[" else _read_objects
-                yield from read(_CountedLines(file, blank), name)
+        if _is_parquet(path):
+            yield from _read_parquet(path, name, told)
+            return
+        with io.BufferedReader(_Counted(path, told)) as raw, _unpacking(raw) as file:
+            blank, first = _first_character(file)
+            read = _read_array if first == b"[" else _read_objects
+            yield from read(_CountedLines(file, blank), name)
     except (UnicodeDecodeError, pa.ArrowException) as error:
         raise UserError(
             f"{name} is neither UTF-8 JSON nor parquet ({error}); unpack or convert it first."
@@ -191,7 +203,25 @@ def read_file(path: Path, name: str) -> Iterator[Record]:
         raise UserError(f"{name} cannot be read ({error}); check the file.") from error
 
 
-def _unpacking(raw: io.BufferedReader) -> io.BufferedReader:
+class _Counted(io.FileIO):
+    """A file that tells how much of it is read, packed or not."""
+
+    def __init__(self, path: Path, told: Told) -> None:
+        super().__init__(path)
+        self._told = told
+
+    def readinto(self, buffer: Any) -> int | None:
+        count = super().readinto(buffer)
+        self._told(count or 0)
+        return count
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
+
+
+def _unpacking(raw: io.BufferedReader[Any]) -> io.BufferedReader:
     """What `raw` holds, unpacked if need be."""
     head = raw.peek(len(_ZSTD_MAGIC))
     if head.startswith(_GZIP_MAGIC):
@@ -214,10 +244,11 @@ def _first_character(file: io.BufferedReader) -> tuple[int, bytes]:
     return blank, first
 
 
-def _read_parquet(path: Path, name: str) -> Iterator[Record]:
+def _read_parquet(path: Path, name: str, told: Told) -> Iterator[Record]:
     row = 0
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(batch_size=_BATCH):
+            told(path.stat().st_size * len(batch) // file.metadata.num_rows)
             for value in batch.to_pylist():
                 row += 1
                 yield Record(f"{name}, row {row}", value)
@@ -252,6 +283,24 @@ class _CountedLines:
             yield self.number, line
 
 
+class _Shallow:
+    """Lines for `ijson`, whose memory grows with the square of the depth."""
+
+    def __init__(self, lines: _CountedLines, name: str) -> None:
+        self._lines, self._name = lines, name
+        self._nesting = Nesting(_DEEPEST)
+
+    def read(self, size: int = -1) -> bytes:
+        """As `ijson` calls it."""
+        piece = self._lines.read(size)
+        if self._nesting.exceeded(piece):
+            raise UserError(
+                f"{self._name}, line {self._lines.number} nests lists or objects more than "
+                f"{_DEEPEST} deep; correct the file."
+            )
+        return piece
+
+
 def _read_array(lines: _CountedLines, name: str) -> Iterator[Record]:
     for index, value in enumerate(_streamed(lines, name, "item"), start=1):
         yield _record(value, f"{name}, item {index}")
@@ -260,7 +309,8 @@ def _read_array(lines: _CountedLines, name: str) -> Iterator[Record]:
 def _streamed(lines: _CountedLines, name: str, prefix: str) -> Iterator[Any]:
     """The values at `prefix` of a JSON text, or with "" the values of several in a row."""
     try:
-        yield from ijson.items(lines, prefix, use_float=True, multiple_values=not prefix)
+        shallow = _Shallow(lines, name)
+        yield from ijson.items(shallow, prefix, use_float=True, multiple_values=not prefix)
     except ijson.JSONError as error:
         reason = str(error).strip().split("\n")[0][:120]
         raise UserError(

@@ -14,7 +14,7 @@ import typer
 from ctx_models import cli as evaluation
 from ctx_models.commands.entry import UNFORESEEN, new_app, start
 from ctx_tasks.errors import UserError
-from tests.commands import as_process
+from tests.commands import as_process, ctx_eval
 from training import cli as tuning
 
 MODULES = {"ctx-eval": "ctx_models.cli", "ctx-train": "training.cli"}
@@ -114,6 +114,14 @@ def test_whatever_goes_wrong_is_one_sentence(error, code, sentence, debug, capsy
     assert last == sentence
     assert any("KeyError: 'the cause'" in line for line in before) == bool(debug)
     assert bool(before) == bool(debug)
+
+
+def test_heads_typed_on_the_command_line_are_told_to_be_a_file():
+    given = 'pretrained=nano-chat,alpha=0.5,heads={"1": [0]}'
+    done = ctx_eval("run", "--model", "hf-ctx", "--model_args", given, "--tasks", "nano_by_heart")
+    assert done.code == 2
+    assert "Invalid JSON" in done.err
+    assert done.err.rstrip().endswith("heads= is the name of a file.")
 
 
 def test_the_package_is_a_program():

@@ -73,7 +73,15 @@ def command(context: typer.Context) -> None:
     if not context.args or {"-h", "--help"} & set(context.args):
         typer.echo(_help() + parser.format_help(), nl=False)
         return
-    evaluate(parser.parse_args(context.args))
+    try:
+        args = parser.parse_args(context.args)
+    except ValueError as error:
+        # Whatever holds braces is read as JSON as a whole.
+        raise UserError(
+            f"{str(error).partition(' Hint')[0]} Write JSON alone, or KEY=VALUE pairs without "
+            "braces; heads= is the name of a file."
+        ) from error
+    evaluate(args)
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -45,7 +45,7 @@ class Measured:
         missing: answers without a verdict, for tasks that a judge rates.
         expected: documents that were evaluated, by the results file.
         prompts: digest of all prompts; None where the harness recorded none.
-        shares: of documents whose prompt was cut or whose answer is unfinished, where counted.
+        shares: of documents that the run noted (`ctx_tasks.answers`), by the name of what it did.
     """
 
     metric: str

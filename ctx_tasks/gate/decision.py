@@ -24,7 +24,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from ctx_tasks.answers import CUT, UNFINISHED
+from ctx_tasks.answers import CUT, UNFINISHED, UNSEGMENTED
 from ctx_tasks.errors import UserError
 from ctx_tasks.gate.baseline import PACKAGE, Measured, Measurement, version
 from ctx_tasks.gate.loss import LEVEL, Loss, paired_loss
@@ -172,7 +172,11 @@ def _decision(baseline: Measurement, result: Measurement, tasks: list[TaskVerdic
 
 def _shares(shares: Mapping[str, float]) -> str:
     """ "0.25 of the prompts are cut, 0.10 of the answers unfinished" """
-    words = {CUT: "of the prompts are cut", UNFINISHED: "of the answers are unfinished"}
+    words = {
+        CUT: "of the prompts are cut",
+        UNFINISHED: "of the answers are unfinished",
+        UNSEGMENTED: "of the prompts could not be segmented",
+    }
     return ", ".join(f"{number(shares[name])} {words[name]}" for name in shares if shares[name])
 
 

@@ -110,7 +110,7 @@ def rated(answers: Answers, asked: list[list[list[Ask]]], outcome: Outcome) -> l
 def summary(rated: Sequence[Rated]) -> dict[str, float | str]:
     """The harness's metrics: `rating`, one a turn and a category, `missing`, `judge_spread`.
 
-    And the shares of cut prompts and unfinished answers, where the run noted them.
+    And the shares that the run noted (`ctx_tasks.answers`).
     """
     done = [one for one in rated if one.rating is not None]
     found = {"rating": [one.rating for one in done]}

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctx_tasks.answers import unanswered
 from ctx_tasks.judge.cost import Estimate, Meter, Price, estimate
 from ctx_tasks.judge.endpoint import Endpoint, Options
 from ctx_tasks.judge.ratings import Answers, Rated, asks, rated, read_answers, write
@@ -60,7 +61,12 @@ def judge(
     asked = [asks(one, data[str(one.files)], settings) for one in answers]
     wanted: dict[Path, list[Ask]] = {}
     for one, table in zip(answers, asked, strict=True):
-        flat = [ask for turns in table for repeats in turns for ask in repeats]
+        answered = [
+            turns
+            for sample, turns in zip(one.samples, table, strict=True)
+            if not unanswered(sample)
+        ]
+        flat = [ask for turns in answered for repeats in turns for ask in repeats]
         wanted.setdefault(verdicts or one.path.parent / "verdicts.jsonl", []).extend(flat)
     meter = Meter(_price(settings), settings.max_cost)
     outcome = _outcome(wanted, settings, meter, agree)

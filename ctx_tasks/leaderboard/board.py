@@ -58,8 +58,8 @@ class Score:
         n: documents.
         estimate: the score's interval and its clusters; None for an average.
         empty: share of answers that say nothing; NaN where the task does not report it.
-        cut, unfinished: shares of documents whose prompt lost tokens, and whose answer met the
-            token limit (`ctx_tasks.answers`); NaN where they were not counted.
+        cut, unfinished, unsegmented: shares of documents to whom that happened, as
+            `ctx_tasks.answers` says; NaN where they were not counted.
         best, tied: the best of its column, or not distinguishable from it.
         mark: why it is not comparable with the rest of the column (only under force), else "".
     """
@@ -71,6 +71,7 @@ class Score:
     empty: float = math.nan
     cut: float = math.nan
     unfinished: float = math.nan
+    unsegmented: float = math.nan
     best: bool = False
     tied: bool = False
     mark: str = ""
@@ -87,9 +88,9 @@ class Score:
 
     @property
     def signs(self) -> str:
-        """What keeps the score from being one of reading: ∅, ⊣, … (see the board's notes)."""
-        signs = ("∅", self.unanswered), ("⊣", self.cut > 0), ("…", self.unfinished > MOST_EMPTY)
-        return "".join(sign for sign, there in signs if there)
+        """What keeps the score from being one of reading: ∅, ⊣, …, ? (see the board's notes)."""
+        there = self.unanswered, self.cut > 0, self.unfinished > MOST_EMPTY, self.unsegmented > 0
+        return "".join(sign for sign, shown in zip("∅⊣…?", there, strict=True) if shown)
 
 
 @dataclass(frozen=True)

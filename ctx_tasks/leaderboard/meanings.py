@@ -37,6 +37,11 @@ def meanings(rows: Sequence[Row]) -> list[str]:
             f"…: more than {MOST_EMPTY:.0%} of the answers met the token limit before they ended "
             "(`unfinished`); raise max_gen_toks, or think_tokens of a model that thinks."
         )
+    if "?" in signs:
+        notes.append(
+            "?: documents are missing whose prompt could not be told from its chat template "
+            "(`unsegmented`); their samples say why."
+        )
     untaxed = {row.checkpoint for row in rows if row.arm == RAW}
     untaxed &= {row.checkpoint for row in rows if row.arm == CHAT}
     untaxed -= {row.checkpoint for row in rows if row.tax or row.unbegun_tax}

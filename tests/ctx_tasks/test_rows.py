@@ -102,7 +102,10 @@ def test_half_an_emoji_becomes_a_question_mark(tmp_path: Path, name: str) -> Non
         ),
         ("x.json", b'[{"a": "\xe9"}]', "x.json, line 1 is not valid JSON .*UTF"),
         ("x.jsonl", b'{"a": 1}\n' + b'{"a":' * 100_000, "x.jsonl nests lists or objects too"),
-        ("x.json", b'[{"a":' + b"[" * 9999 + b"]" * 9999 + b"}]", "x.json nests lists or objects"),
+        ("x.json", b'[{"a":\n' + b"[" * 9999 + b"]" * 9999 + b"}]", "x.json, line 2 nests .* 500 "),
+        # A hundred thousand, and the parser that streams would take all of the memory.
+        ("x.json", b"[" * 10**6, "x.json, line 1 nests lists or objects more than 500 deep"),
+        ("x.json", b'{\n"a":' + b"[" * 10**6, "x.json, line 2 nests lists or objects more than"),
         (
             "x.json.gz",
             gzip.compress(b'{"a": 1}\n' * 999, mtime=0)[:-20],

@@ -18,8 +18,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import require_writable
 from ctx_tasks.row_writer import row_writer
@@ -46,6 +44,7 @@ from training.data.formats import (
     identity,
     to_conversation,
 )
+from training.data.progress import Progress
 from training.data.workers import cores, ordered_map
 
 
@@ -274,11 +273,12 @@ def prepare(
             files.refuse_overwrite(written, local)
             require_writable(written)
     preparer = Preparer(switches, tokenizer, max_length)
-    rows = _checked(_rows(local, split), source)
     # Without a tokenizer handing rows over takes longer than the work on them.
     count = 1 if tokenizer is None else processes or cores()
-    read = ordered_map(Reader(switches, patterns, tokenizer), enumerate(rows), count)
-    _stream(read, preparer, Path(output), report, Path(source).name)
+    with Progress(local) as progress:
+        rows = _checked(_rows(local, split, progress), source)
+        read = ordered_map(Reader(switches, patterns, tokenizer), enumerate(rows), count)
+        _stream(progress.of(read), preparer, Path(output), report, Path(source).name)
     files.write_meta(
         output,
         command="ctx-train prepare",
@@ -297,8 +297,10 @@ def prepare(
     return preparer.account
 
 
-def _rows(source: str, split: str) -> Iterator[Row]:
-    return hub_rows(source, split=split) if is_hub_name(source) else read_rows(source)
+def _rows(source: str, split: str, progress: Progress) -> Iterator[Row]:
+    if is_hub_name(source):
+        return hub_rows(source, split=split)
+    return read_rows(source, progress.bytes_read)
 
 
 def _checked(rows: Iterator[Row], source: str) -> Iterator[Row]:
@@ -326,8 +328,7 @@ def _stream(
     with row_writer(output) as writer:
         with contextlib.ExitStack() as stack:
             log = None if report is None else stack.enter_context(row_writer(report))
-            bar = stack.enter_context(tqdm(rows, desc="prepare", unit=" conversations"))
-            for index, read in enumerate(bar):
+            for index, read in enumerate(rows):
                 fate = preparer.run(read)
                 for name, messages in fate.pieces:
                     writer.write({"id": name, "source": source_name, "messages": messages})

@@ -38,7 +38,7 @@ _FREE = {
 
 
 def claim(output: Path, recipe: Recipe, *, resume: bool = True, processes: int = 1) -> None:
-    """Takes the folder `output` for this recipe and its data, or finds that it has it already.
+    """Takes the folder `output` for this recipe and its files, or finds that it has it already.
 
     `processes` is how many train together.
 
@@ -47,8 +47,13 @@ def claim(output: Path, recipe: Recipe, *, resume: bool = True, processes: int =
     Raises:
         UserError: the folder holds another run, or (with `resume` False) any run.
     """
-    hashes = [entry["sha256"] for entry in files.describe(recipe.data["path"])]
-    ours = {"recipe": recipe.settings(), "data_sha256": hashes, "processes": processes}
+    ours = {
+        "recipe": recipe.settings(),
+        "data_sha256": _hashes(recipe.data["path"]),
+        "processes": processes,
+    }
+    if recipe.data.get("eval_path"):
+        ours["eval_sha256"] = _hashes(recipe.data["eval_path"])
     record = output / RECORD
     begun = any(output.glob("checkpoint-*")) or files.meta_path(output).is_file()
     if not (begun and record.is_file()):
@@ -60,6 +65,10 @@ def claim(output: Path, recipe: Recipe, *, resume: bool = True, processes: int =
         raise UserError(
             f"{output} holds a run {reason}; set training.output_dir to a new folder, or delete it."
         )
+
+
+def _hashes(data: str) -> list[str]:
+    return [entry["sha256"] for entry in files.describe(data)]
 
 
 def _differing(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
@@ -75,6 +84,7 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
         **recipe,
         **training,
         "data content": record["data_sha256"],
+        "evaluation data content": record.get("eval_sha256"),
         # They divide the data and multiply the batch.
         "number of processes": record.get("processes"),
     }

@@ -283,7 +283,7 @@ def _finish(trainer: SFTTrainer, recipe: Recipe, counts: dict[str, Any]) -> dict
         files.write_meta(
             output,
             command="ctx-train sft",
-            inputs=[recipe.data["path"]],
+            inputs=[recipe.data[name] for name in ("path", "eval_path") if recipe.data.get(name)],
             settings=recipe.settings(),
             counts=counts,
         )

@@ -244,6 +244,17 @@ def test_each_arm_is_also_run_with_its_answer_begun_unless_told_not_to(tmp_path)
     ]
 
 
+def test_where_every_checkpoint_names_its_arms_the_file_needs_none(tmp_path):
+    plan = {key: value for key, value in PLAN.items() if key != "arms"}
+    own = [{"name": "a", "model_args": {}, "arms": ["raw"]}, {"name": "b", "model_args": {}}]
+    command(tmp_path, plan={**plan, "checkpoints": own[:1]})
+    [cell] = sweep_plan.cells(sweep_plan.read(tmp_path / "sweep.yaml"))
+    assert cell.arm.folder == "raw"
+    command(tmp_path, plan={**plan, "checkpoints": own})
+    with pytest.raises(UserError, match="arms must be a list with at least one entry"):
+        sweep_plan.read(tmp_path / "sweep.yaml")
+
+
 def test_a_begun_arm_needs_a_task_that_begins_the_answer(tmp_path):
     command(tmp_path, plan={**PLAN, "tasks": ["nano_by_heart"]})
     with pytest.raises(UserError, match="chat: chat, prefix: none of the tasks begins an answer"):

@@ -84,6 +84,18 @@ def test_the_rating_is_the_mean_over_questions_with_its_error_and_by_category(an
     assert (done.questions, done.missing, done.problems) == (8, 0, "")
 
 
+def test_a_question_that_was_left_out_is_missing_and_not_paid_for(answers):
+    [file] = answers.parent.glob("samples_mt_bench_*.jsonl")
+    samples = [sample | {"cut": 0, "unfinished": 0.0} for sample in read_lines(file)]
+    del samples[3]["unfinished"]
+    file.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    with serve(by_number) as server:
+        done = ask(server, answers)
+    assert (done.questions, done.missing, len(server.bodies)) == (8, 1, 7)
+    scores = read_samples(read_runs(done.written)[0].tasks["mt_bench"]).scores["rating"]
+    assert [place for place, score in enumerate(scores) if math.isnan(score)] == [3]
+
+
 def test_the_request_is_what_the_protocol_says(answers):
     with serve(by_number) as server:
         ask(server, answers, max_tokens=99)

@@ -114,9 +114,13 @@ def test_a_score_with_many_empty_answers_is_marked_in_every_format(tmp_path, sha
 
 @pytest.mark.parametrize(
     ("name", "share", "sign", "sentence"),
-    [("cut", 0.01, "⊣", "longer than the window"), ("unfinished", 0.06, "…", "the token limit")],
+    [
+        ("cut", 0.01, "⊣", "longer than the window"),
+        ("unfinished", 0.06, "…", "the token limit"),
+        ("unsegmented", 0.01, "?", "told from its chat template"),
+    ],
 )
-def test_cut_prompts_and_unfinished_answers_are_marked(tmp_path, name, share, sign, sentence):
+def test_what_became_of_prompts_and_answers_is_marked(tmp_path, name, share, sign, sentence):
     path = write(tmp_path, 20, ["squad_contains"])
     content = json.loads(path.read_text())
     content["results"]["squad_contains"][f"{name},none"] = share

@@ -18,7 +18,8 @@ from tests.training.tuning import inputs as tuning
 from training.data.prepare import prepare
 from training.tuning import merge, sft
 
-pytestmark = [pytest.mark.real, pytest.mark.realdata]
+# A minute each where nothing else runs; on a busy machine they were seen to take twenty.
+pytestmark = [pytest.mark.real, pytest.mark.realdata, pytest.mark.timeout(3600)]
 
 METHODS = {
     "lora": {"lora": tuning.LORA},

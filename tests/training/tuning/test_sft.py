@@ -337,6 +337,19 @@ def test_a_run_is_not_continued_by_another_number_of_processes(setting):
         continuation.claim(folder / "run", loaded, processes=1)
 
 
+def test_a_run_is_not_continued_with_another_evaluation_file(setting):
+    folder, base, data = setting
+    held_out = tuning.write_data(folder / "held_out.jsonl", tuning.conversations(3))
+    overrides = [f"data.eval_path={held_out}", "training.eval_strategy=epoch"]
+    loaded = recipe.load(tuning.recipe(folder, base, data), overrides)
+    continuation.claim(folder / "run", loaded)
+    (folder / "run" / "checkpoint-2").mkdir()
+    continuation.claim(folder / "run", loaded)
+    tuning.write_data(held_out, tuning.conversations(4))
+    with pytest.raises(UserError, match="holds a run with another evaluation data content"):
+        continuation.claim(folder / "run", loaded)
+
+
 def test_a_run_that_trained_nothing_leaves_its_folder_free(setting):
     folder, base, data = setting
     tuning.write_data(data, tuning.conversations(12, indicator=None))

@@ -1,0 +1,85 @@
+"""Documents whose prompt cannot be segmented: counted, listed and scored as missing.
+
+A text that the chat template rewrites beyond recognition is one document's misfortune, not the end
+of a run of thousands. Its prompt is an `Unsegmented`, which is never run: the answer is empty and
+says so (`ctx_tasks.answers`). More than 1 % of such documents are no misfortune: they end the run,
+before anything is generated.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from ctx_tasks.answers import Note
+from ctx_tasks.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# The largest share of documents that may be missing.
+MOST = 0.01
+
+MISSING = Note(unsegmented=True)
+Made = TypeVar("Made")
+
+
+class Unsegmented(str):
+    """Why a prompt could not be segmented, in the place of its text, so that samples show it."""
+
+
+def where_segmented(
+    requests: list[Any],
+    run: Callable[[list[Any]], list[Made]],
+    missing: Made,
+    keep: Callable[[Any, Made], None],
+) -> list[Made]:
+    """`run` of the requests, with `missing` for those whose prompt could not be segmented.
+
+    Another stands in for each of these: a sharded model has to be called equally often by all.
+
+    Args:
+        keep: what is missing, by its arguments: a killed run that goes on counts the rest alone.
+    """
+    places = unsegmented(requests)
+    if not places:
+        return run(requests)
+    for place in places:
+        keep(requests[place].args, missing)
+    other = next(one for place, one in enumerate(requests) if place not in places)
+    found = run([other if place in places else one for place, one in enumerate(requests)])
+    return [missing if place in places else one for place, one in enumerate(found)]
+
+
+def unsegmented(requests: Sequence[Any]) -> set[int]:
+    """The places of the requests whose prompt could not be segmented.
+
+    Args:
+        requests: the harness's, which know their task and document.
+
+    Raises:
+        UserError: more than 1 % of the documents; names the first.
+    """
+    places = {place for place, one in enumerate(requests) if isinstance(one.args[0], Unsegmented)}
+    if not places:
+        return places
+    first = requests[min(places)]
+    reason = str(first.args[0])
+    missing = dict.fromkeys(_document(requests[place]) for place in sorted(places))
+    total = len({_document(one) for one in requests})
+    if len(missing) == total:
+        raise UserError(reason)
+    if len(missing) > MOST * total:
+        raise UserError(
+            f"{len(missing)} of {total} documents cannot be segmented, more than {MOST:.0%}; the "
+            f"first, {_document(first)}: {reason}"
+        )
+    logger.warning(
+        "%d of %d documents cannot be segmented and are scored as missing: %s. The first: %s",
+        *(len(missing), total, ", ".join(missing), reason),
+    )
+    return places
+
+
+def _document(request: Any) -> str:
+    return f"document {request.doc_id} of {request.task_name}"
