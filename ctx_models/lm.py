@@ -24,7 +24,7 @@ from ctx_tasks.answers import Answer, LogLikelihood, Note
 from ctx_tasks.errors import UserError
 
 from .arm import ArmSettings
-from .batches import shown_in_batches
+from .batches import shown_in_batches, token_budget
 from .fingerprint import check_cache, checkpoint_fingerprint
 from .generation import check_generation
 from .notes import Ledger, NotedHook
