@@ -133,9 +133,9 @@ def is_needle(task: str) -> bool:
     return task in TASKS and TASKS[task].benchmark.needle
 
 
-def is_bundled(heading: str) -> bool:
-    """Whether a column is of bundled questions, which are no benchmark."""
-    return heading in _BY_HEADING and _BY_HEADING[heading].kind in BUNDLED
+def kind_of(heading: str) -> Kind:
+    """The kind of a column; of a task that is not ours, that of the benchmarks themselves."""
+    return _BY_HEADING[heading].kind if heading in _BY_HEADING else ""
 
 
 def begun(task: str) -> str | None:
