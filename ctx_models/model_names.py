@@ -58,11 +58,8 @@ def _read(pretrained: str) -> Path:
     package = PACKAGES.get(pretrained)
     file = Path(pretrained) if package is None else _file(pretrained, package)
     folder = gguf_checkpoint.checkpoint(file)
-    origin = "" if package is None else f" of the package {package} {version(package)}"
-    logger.warning(
-        "%s is %s%s, its weights de-quantised to float32 (%s).",
-        *(pretrained, file.name, origin, folder),
-    )
+    origin = "" if package is None else f" is {file.name} of {package} {version(package)}"
+    logger.warning("%s%s: weights de-quantised to float32, kept in %s.", pretrained, origin, folder)
     return folder
 
 
