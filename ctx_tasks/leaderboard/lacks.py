@@ -30,7 +30,8 @@ def notes(entries: Sequence[Entry]) -> list[str]:
             "as independent, and nothing is paired."
         )
     shown = {table.kind_of(column) for entry in entries for column in entry.results}
-    said += [f"({kind}): bundled questions, no benchmark." for kind in table.BUNDLED if kind in shown]
+    bundled = [kind for kind in table.BUNDLED if kind in shown]
+    said += [f"({kind}): bundled questions, no benchmark." for kind in bundled]
     return said + _few(entries) + [gap for entry in entries for gap in _gaps(entry)]
 
 
