@@ -127,7 +127,6 @@ def _steered(checkpoint: str, *settings: Mapping[str, Any]) -> tuple[Setup, ...]
 _POINT_NINE: dict[str, Any] = {"alpha": 0.9}
 _HALF: dict[str, Any] = {"alpha": 0.5}
 _COMPOUND: dict[str, Any] = {"alpha": 0.9, "schedule": "compound"}
-_PROMPT_ONLY: dict[str, Any] = {"steer_generated": False}
 
 UNMARKED = Setup("nano-chat-ind", arms.CHAT)
 MARKED = Setup("nano-chat-ind", Arm(indicator=INDICATOR))
@@ -157,9 +156,9 @@ REAL = Family(
     raw=Setup(REAL_MODEL, arms.RAW),
     chat=Setup(REAL_MODEL, arms.CHAT),
     told=Setup(REAL_MODEL, Arm(instruction=SENTENCE)),
+    # The last is what the paper's released code does.
     steered=_steered(
-        REAL_MODEL,
-        *(_POINT_NINE, _HALF, _HALF | _PROMPT_ONLY, _COMPOUND, _COMPOUND | _PROMPT_ONLY),
+        REAL_MODEL, _POINT_NINE, _HALF, _COMPOUND, _COMPOUND | {"steer_generated": False}
     ),
     quick={"max_length": 2000, "lengths": 4, "depths": 3, "questions": 40},
     full={"max_length": 2000, "lengths": 10, "depths": 10},

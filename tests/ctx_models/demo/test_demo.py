@@ -228,12 +228,10 @@ def test_a_missing_checkpoint_is_said_before_anything_runs(tmp_path: Path) -> No
 
 def test_the_real_family_has_every_setting_begun_and_unbegun_and_generated_tokens_kept() -> None:
     names = [setup.arm.name for setup in REAL.setups]
-    assert len(set(names)) == len(names) == 15
+    assert len(set(names)) == len(names) == 13
     assert names[:3] == ["raw, prefix", "chat, prefix", "chat"]
     assert {name for name in names if "prompt only" in name} == {
-        f"chat, {begun}α {how} prompt only"
-        for begun in ("prefix, ", "")
-        for how in ("0.5 constant", "0.9 compound")
+        f"chat, {begun}α 0.9 compound prompt only" for begun in ("prefix, ", "")
     }
     assert list(REAL.columns.values()) == [
         f"prose_{task}"
@@ -321,11 +319,11 @@ def test_the_best_steering_is_that_of_begun_answers_and_each_remedy_has_both_gai
 
 
 def test_the_real_familys_sentence_names_the_setting_and_neither_indicator_nor_heart() -> None:
-    best = "smollm2_135m_instruct_chat_prefix_alpha_05_steer_generated_False"
+    best = "smollm2_135m_instruct_chat_prefix_alpha_09_schedule_compound_steer_generated_False"
     said = made_up(REAL, **{best: [1.0] * 8})
     assert said.startswith("The chat template makes no clear difference to smollm2-135m-instruct's")
     assert "and steering by +0.500 ± 0.000 and +0.000 ± 0.143 [unclear] at best" in said
-    assert said.endswith("(α 0.5 constant, prompt only of 5 settings).")
+    assert said.endswith("(α 0.9 compound, prompt only of 4 settings).")
 
 
 def test_questions_on_one_passage_are_one_cluster() -> None:
