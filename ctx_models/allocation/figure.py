@@ -22,26 +22,31 @@ _SERIES = {ABSOLUTE: "share of attention", RELATIVE: f"share {RELATIVE}"}
 def draw(lines: Sequence[Line], path: Path) -> None:
     """The change of each segment's share from raw to chat, a panel a model, in one row.
 
+    A segment that no prompt has (a system message) is left out.
+
     Raises:
         UserError: another suffix than .png or .svg.
     """
     check_suffix(path)
     names = list(dict.fromkeys(line.name for line in lines))
+    shown = [one for one in SEGMENTS if any(x.mean for x in lines if x.segment == one)]
     figure = Figure(figsize=(1.5 + 3.2 * len(names), 4), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
     for panel, name in zip(panels, names, strict=True):
-        _draw_model(panel, [line for line in lines if line.name == name])
+        _draw_model(panel, [line for line in lines if line.name == name], shown)
     panels[0].set_ylabel("change, chat - raw", fontsize=9)
-    panels[-1].legend(fontsize=8)
+    named = panels[0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside lower center", ncols=len(_SERIES), fontsize=8)
     save_figure(figure, path)
 
 
-def _draw_model(panel: Any, lines: Sequence[Line]) -> None:
+def _draw_model(panel: Any, lines: Sequence[Line], shown: Sequence[str]) -> None:
     """Bars with standard errors; a segment that a share leaves out has none."""
     for (share, label), middle, color in zip(_SERIES.items(), (-0.2, 0.2), (0.3, 0.7), strict=True):
-        changes = [line for line in lines if line.condition == CHANGE and line.share == share]
+        own = [x for x in lines if x.condition == CHANGE and x.share == share]
+        changes = [line for line in own if line.segment in shown]
         panel.bar(
-            [list(SEGMENTS).index(line.segment) + middle for line in changes],
+            [shown.index(line.segment) + middle for line in changes],
             [line.mean for line in changes],
             0.4,
             yerr=[line.error for line in changes],
@@ -49,7 +54,7 @@ def _draw_model(panel: Any, lines: Sequence[Line]) -> None:
             color=colormaps["cividis"](color),
         )
     panel.axhline(0, color="black", linewidth=0.8)
-    panel.set_xticks(range(len(SEGMENTS)), list(SEGMENTS), rotation=30, ha="right", fontsize=9)
+    panel.set_xticks(range(len(shown)), shown, rotation=30, ha="right", fontsize=9)
     panel.set_title(_title(lines), fontsize=10)
 
 
