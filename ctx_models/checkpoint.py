@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_tasks.needle.inputs import load_tokenizer
 
 _ARGUMENTS = ("revision", "trust_remote_code", "subfolder", "gguf_file")
@@ -25,6 +25,6 @@ def tokenizer_of(model_args: Mapping[str, Any]) -> Any:
     """
     peft = model_args.get("peft")
     own = peft if peft and (Path(peft) / "tokenizer_config.json").exists() else None
-    pretrained = nano.resolve(model_args.get("pretrained"))
+    pretrained = model_names.resolve(model_args.get("pretrained"))
     named = model_args.get("tokenizer") or own
     return load_tokenizer(pretrained, named, **source(model_args))

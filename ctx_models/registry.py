@@ -6,7 +6,7 @@ after it. The command line calls it here, which imports neither torch nor transf
 
 from __future__ import annotations
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_tasks.errors import UserError, near
 
 MODEL = "hf-ctx"
@@ -26,7 +26,7 @@ def register_model() -> None:
 
 
 def check_model(name: str, pretrained: object = None) -> None:
-    """Refuse a model type that nobody registered, and a bundled checkpoint with another than ours.
+    """Refuse a model type that nobody registered, and with another than ours a name of ours.
 
     Raises:
         UserError: either of them.
@@ -38,8 +38,8 @@ def check_model(name: str, pretrained: object = None) -> None:
     if name not in known:
         meant = near(name, known) or f"choose one of {', '.join(known)}."
         raise UserError(f"--model {name} is not known: {meant}")
-    if name != MODEL and isinstance(pretrained, str) and nano.is_bundled(pretrained):
+    if name != MODEL and isinstance(pretrained, str) and model_names.is_ours(pretrained):
         raise UserError(
-            f"pretrained={pretrained} is a bundled model, which {name} does not know: use --model "
+            f"pretrained={pretrained} is a model of ours, which {name} does not know: use --model "
             f"{MODEL}, which without further arguments answers as hf does."
         )

@@ -27,7 +27,7 @@ from ctx_tasks.errors import UserError
 from ctx_tasks.loaded import Loaded, announce
 from ctx_tasks.prompts import WithoutIndicator
 
-from . import attention, nano, quantization
+from . import attention, model_names, nano, quantization
 from .arm import ArmSettings, read_arm
 from .batches import Item
 from .fingerprint import short_hash
@@ -51,8 +51,8 @@ class SteeredLM(HFLM):
     """HFLM that knows the user's tokens, can be steered, and says in results what it is.
 
     Args:
-        pretrained: model folder or hub name, or the name of a bundled model (`ctx_models.nano`);
-            None for the bundled nano-chat, with a warning.
+        pretrained: model folder or hub name, or a name of ours (`ctx_models.model_names`); None
+            for the bundled nano-chat, with a warning.
         peft, tokenizer: HFLM's; the adapter's tokenizer is used when it has one.
         cut: what prompts longer than the window lose: the oldest tokens (`left`, as in hf), or the
             middle of what the user wrote (`frame`).
@@ -82,7 +82,7 @@ class SteeredLM(HFLM):
             logger.warning("hf-ctx got no `pretrained`: this is the bundled %s.", nano.DEFAULT)
         given = pretrained
         if pretrained is None or isinstance(pretrained, str):
-            pretrained = nano.resolve(pretrained)
+            pretrained = model_names.resolve(pretrained)
         kwargs, arm = split(kwargs)
         self._take(read_arm(arm))
         self._quantized: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ctx_models import nano
+from ctx_models import model_names, nano
 from ctx_models.commands import backends, judge, preflight
 from ctx_models.registry import MODEL, check_model, register_model
 from ctx_tasks import harness
@@ -34,7 +34,8 @@ Example:
   accelerate launch --num_processes 4 --no_python ctx-eval run ...    (several GPUs)
 
 Model arguments of hf-ctx, beside all those of hf:
-  pretrained=M            folder, hub name, or a bundled model: {bundled}
+  pretrained=M            folder, hub name, .gguf file, a bundled model: {bundled},
+                          or a package's: {packaged}
   alpha=1.0               attention on all but the user's text is weighted by this; 1 is off
   schedule=constant       or compound: alpha to the power of the layer's number
   steer_generated=true    false: tokens the model wrote keep their weight
@@ -124,7 +125,7 @@ def config_file(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def bundled_model(args: argparse.Namespace, given: preflight.Given) -> Any:
-    """The model arguments, with the folder of a bundled model as `pretrained` where it is meant.
+    """The model arguments, with the folder of a model of ours as `pretrained` where it is named.
 
     `hf-ctx` finds it by itself, but the needle test reads the tokenizer by the same argument.
     """
@@ -133,13 +134,14 @@ def bundled_model(args: argparse.Namespace, given: preflight.Given) -> Any:
     named = given.model_args.get("pretrained")
     if named is None:
         typer.echo(f"ctx-eval: no `pretrained` given; using the bundled {nano.DEFAULT}.", err=True)
-    return {**given.model_args, "pretrained": nano.resolve(named)}
+    return {**given.model_args, "pretrained": model_names.resolve(named)}
 
 
 def _help() -> str:
     names = ", ".join(task.name for task in tasks())
     listed = textwrap.fill(names, 98, initial_indent="  ", subsequent_indent="  ")
-    return _HELP.format(bundled=", ".join(nano.NAMES), tasks=listed)
+    packaged = ", ".join(f"{name} ({one})" for name, one in model_names.PACKAGES.items())
+    return _HELP.format(bundled=", ".join(nano.NAMES), packaged=packaged, tasks=listed)
 
 
 def _include_paths(given: preflight.Given) -> list[str]:

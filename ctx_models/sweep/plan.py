@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_models.fingerprint import checkpoint_fingerprint, short_hash
 from ctx_tasks.arm import ARGUMENTS, Arm, command, safe
 from ctx_tasks.columns import begun
@@ -109,7 +109,7 @@ class Cell:
         heads = self.arm.heads
         content = {
             "checkpoint": checkpoint_fingerprint(
-                nano.resolve(arguments.get("pretrained")),
+                model_names.resolve(arguments.get("pretrained")),
                 *(arguments.get(key) for key in ("revision", "peft", "delta")),
             ),
             "model": self.checkpoint.model,
@@ -225,7 +225,7 @@ def _checkpoint(given: Any, arms: tuple[Arm, ...], wrong: list[str]) -> Checkpoi
     ours = [key for key in ARGUMENTS if key in arguments]
     wrong += [f"{whose}{key} belongs to an arm" for key in ours]
     try:
-        nano.resolve(arguments.get("pretrained"))
+        model_names.resolve(arguments.get("pretrained"))
     except UserError as error:
         wrong.append(f"{whose}{str(error).rstrip('.')}")
     own = _arms(given, whose, wrong) if "arms" in given else arms

@@ -23,7 +23,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
-from ctx_models import logs, nano
+from ctx_models import logs, model_names
 from ctx_models.arm import check_tokenizer, read_arm
 from ctx_models.checkpoint import tokenizer_of
 from ctx_models.commands.entry import first_line
@@ -185,7 +185,7 @@ def _load(checkpoint: Checkpoint, plan: Plan) -> Any:
 def _tasks(checkpoint: Checkpoint, plan: Plan) -> TaskManager:
     arguments = dict(checkpoint.model_args)
     if checkpoint.model == MODEL:
-        arguments["pretrained"] = nano.resolve(arguments.get("pretrained"))
+        arguments["pretrained"] = model_names.resolve(arguments.get("pretrained"))
     return harness.task_manager(plan.tasks, {**arguments, **plan.metadata})
 
 

@@ -67,7 +67,7 @@ MISTAKES = {
     "model unknown": (("--model", "zzzz", *TASK), "choose one of"),
     "bundled model with hf": (
         ("--model", "hf", "--model_args", "pretrained=nano-chat", *TASK),
-        "pretrained=nano-chat is a bundled model, which hf does not know: use --model hf-ctx",
+        "pretrained=nano-chat is a model of ours, which hf does not know: use --model hf-ctx",
     ),
     "argument misspelt": (
         ("--model", "hf-ctx", "--model_args", "pretraind=nano-chat", *TASK),
