@@ -1,9 +1,10 @@
 """`hf-ctx`: the harness's own `hf` model, steered or with `[IND]`.
 
-A thin subclass of `HFLM`, the half of it that runs requests (`steered.py` is the other). With
-alpha=1 and no indicator every method is HFLM's own: same generations, bit-identical
-log-likelihoods. Each answer remembers what became of its request (`ctx_tasks.answers`). The
-continuation of a log-likelihood request is the model's response, never user text.
+A thin subclass of `HFLM`, the half of it that runs requests (`steered.py` is the other, and
+`batched.py` puts them into batches). With alpha=1 and no indicator every method is HFLM's own: same
+generations, bit-identical log-likelihoods. Each answer remembers what became of its request
+(`ctx_tasks.answers`). The continuation of a log-likelihood request is the model's response, never
+user text.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from ctx_tasks.answers import Answer, LogLikelihood, Note
 from ctx_tasks.errors import UserError
 
 from .arm import ArmSettings
-from .batches import in_batches, token_budget
+from .batched import BatchedLM
 from .fingerprint import check_cache, checkpoint_fingerprint
 from .generation import check_generation
 from .notes import Ledger, NotedHook
@@ -32,7 +34,6 @@ from .prompts import PromptText, clipped
 from .registry import register_model
 from .rows import UserRows
 from .spans import Segment, Segmented, with_response
-from .steered import SteeredLM
 from .thinking import Closed, continued
 from .unsegmented import MISSING, unsegmented
 from .window import overlong, read_overlength, shortened
@@ -40,7 +41,7 @@ from .window import overlong, read_overlength, shortened
 logger = logging.getLogger(__name__)
 
 
-class CtxLM(SteeredLM):
+class CtxLM(BatchedLM):
     """HFLM with attention steering and the context indicator.
 
     Args:
@@ -113,53 +114,34 @@ class CtxLM(SteeredLM):
         answers: dict[int, str] = {
             place: Answer.of("", Note(excess, skipped=True)) for place, excess in skipped.items()
         }
-        for places in by_settings.values():
-            kept = [place for place in places if place not in skipped]
-            texts = self._generate([requests[place] for place in kept], disable_tqdm)
-            answers.update(zip(kept, texts, strict=True))
+        quiet = disable_tqdm or self.rank != 0
+        left = len(requests) - len(skipped)
+        with tqdm(total=left, disable=quiet, desc="Running generate_until requests") as bar:
+            for places in by_settings.values():
+                kept = [place for place in places if place not in skipped]
+                asked = [requests[place] for place in kept]
+                needed = partial(self._needed, asked)
+                texts = self._generated(asked, needed, self._answers, bar)
+                answers.update(zip(kept, texts, strict=True))
         return [answers[place] for place in range(len(requests))]
 
-    def _generate(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
-        """Answers to requests of the same arguments."""
-        if not requests:
-            return []
-        if self.batch_size == "auto" and self.backend == "causal":
-            texts = self._in_batches(requests, disable_tqdm)
-        else:
-            texts = super().generate_until(requests, disable_tqdm)
-        return [
-            self._ledger.answer(one.args[0], text)
-            for one, text in zip(requests, texts, strict=True)
-        ]
-
-    def _in_batches(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
-        """HFLM's answers in batches sized by what the prompts need."""
+    def _needed(self, requests: list[Any]) -> list[int]:
+        """Tokens that each of these requests of the same arguments may come to."""
         room = self._room(requests[0].args[1])
-        lengths = [
-            min(self._length(one.args[0]), room) + self.max_length - room for one in requests
+        return [min(self._length(one.args[0]), room) + self.max_length - room for one in requests]
+
+    def _answers(self, batch: list[Any]) -> list[str]:
+        """HFLM's answers to one batch, with their notes."""
+        size = self.batch_size_per_gpu
+        if self.backend == "causal":
+            self.batch_size_per_gpu = len(batch)
+        try:
+            texts = super().generate_until(batch, True)
+        finally:
+            self.batch_size_per_gpu = size
+        return [
+            self._ledger.answer(one.args[0], text) for one, text in zip(batch, texts, strict=True)
         ]
-        quiet = disable_tqdm or self.rank != 0
-        with tqdm(
-            total=len(requests), disable=quiet, desc="Running generate_until requests"
-        ) as bar:
-
-            def run(batch: list[Any]) -> list[str]:
-                self.batch_size_per_gpu = len(batch)
-                try:
-                    texts = super(CtxLM, self).generate_until(batch, True)
-                finally:
-                    self.batch_size_per_gpu = "auto"
-                bar.update(len(batch))
-                return texts
-
-            return in_batches(
-                requests,
-                lengths,
-                run,
-                budget=token_budget(self.model, self.device),
-                most=self.max_batch_size,
-                sizes=self.batch_schedule,
-            )
 
     def _left_out(self, requests: Sequence[Any], excess: Callable[[Any], int]) -> dict[int, int]:
         """Requests to leave out as too long, by place, and by how many tokens they are."""
@@ -381,15 +363,25 @@ class CtxLM(SteeredLM):
         return ids[:split], ids[split:]
 
     def _loglikelihood_tokens(
-        self, requests: list[Any], *args: Any, **kwargs: Any
+        self, requests: list[Any], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
         """HFLM's, with a note to each answer."""
-        notes = [
-            self._ledger.score(pair, self._lost.get(pair, 0) + self._excess(context, continuation))
-            for pair, context, continuation in requests
-        ]
-        found = super()._loglikelihood_tokens(requests, *args, **kwargs)
-        return [LogLikelihood.of(one, note) for one, note in zip(found, notes, strict=True)]
+        size = self.batch_size
+        if size == "auto":
+            # HFLM measures how many rows fit, for all of them together.
+            size = kwargs.get("override_bs") or max(1, len(requests))
+
+        def answer(batch: list[Any]) -> list[LogLikelihood]:
+            notes = [
+                self._ledger.score(pair, self._lost.get(pair, 0) + self._excess(*tokens))
+                for pair, *tokens in batch
+            ]
+            found = super(CtxLM, self)._loglikelihood_tokens(batch, True, **kwargs)
+            return [LogLikelihood.of(one, note) for one, note in zip(found, notes, strict=True)]
+
+        quiet = disable_tqdm or self.rank != 0
+        with tqdm(total=len(requests), disable=quiet, desc="Running loglikelihood requests") as bar:
+            return self._scored(requests, answer, size, bar)
 
     def _excess(self, context: Sequence[int], continuation: Sequence[int]) -> int:
         """Tokens of a row that HFLM cuts."""

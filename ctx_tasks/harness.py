@@ -122,6 +122,13 @@ def answer_tokens(kwargs: Mapping[str, Any], default: int) -> int:
     return int(normalize_gen_kwargs(dict(kwargs), default)["max_gen_toks"])
 
 
+def samples(kwargs: Mapping[str, Any]) -> bool:
+    """Whether answers with these generation arguments are drawn at random."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return bool(normalize_gen_kwargs(dict(kwargs))["do_sample"])
+
+
 def insist_on_samples(task: Any) -> None:
     """Make the harness refuse to run `task` without --log_samples."""
     task._metric_fn_list["bypass"] = None

@@ -23,6 +23,7 @@ from ctx_models import logs, nano
 from ctx_models.arm import read_arm
 from ctx_models.evaluation import evaluate
 from ctx_models.indicator import INDICATOR
+from ctx_models.kept import kept_in
 from ctx_models.lm import CtxLM
 from ctx_tasks import arm as arms
 from ctx_tasks import columns, harness
@@ -127,6 +128,8 @@ def run(
 ) -> list[Outcome]:
     """Evaluate every setup on the CPU and write its results, samples and heatmap.
 
+    Killed, it goes on where it was: no batch is answered twice.
+
     Args:
         output: folder for `commands.txt`, and for each setup a folder in the harness's format and a
             PNG, both named after it. Its older results are replaced when the new are complete.
@@ -145,7 +148,11 @@ def run(
     commands = [setup.command(output, metadata) for setup in SETUPS]
     write_text(output / "commands.txt", "\n".join(commands) + "\n")
     rows = []
-    with _one_thread(), logs.progress(len(SETUPS), " arms") as (bar, say):
+    with (
+        kept_in(output / ".answers", {}),
+        _one_thread(),
+        logs.progress(len(SETUPS), " arms") as (bar, say),
+    ):
         for checkpoint, setups in groupby(SETUPS, key=lambda setup: setup.checkpoint):
             folder = str(folders[checkpoint])
             for row in _evaluated(folder, list(setups), metadata, output, bar, say):

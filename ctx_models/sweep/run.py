@@ -3,7 +3,8 @@
 A finished cell is a folder with lm-eval's own files, a `cell.json` (fingerprint, command, hashes of
 the files) and a `log.txt` (all that was said); it appears under its name at once, whole. A cell
 that failed has the log alone, which ends with the traceback. A cell whose fingerprint or files do
-not fit is run again. Arms of one checkpoint share tokenizer, tasks and metadata, hence documents.
+not fit is run again; what an unfinished one has answered is kept beside it (`ctx_models.kept`).
+Arms of one checkpoint share tokenizer, tasks and metadata, hence documents.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ctx_models.arm import check_tokenizer, read_arm
 from ctx_models.checkpoint import tokenizer_of
 from ctx_models.commands.entry import first_line
 from ctx_models.evaluation import evaluate
+from ctx_models.kept import kept_in
 from ctx_models.lm import CtxLM
 from ctx_models.registry import MODEL
 from ctx_models.sweep.plan import Cell, Checkpoint, Plan, cells
@@ -193,20 +195,22 @@ def _run(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
     if isinstance(model, CtxLM):
         model.set_arm(read_arm(cell.arm))
     start = time.monotonic()
-    evaluate(
-        model,
-        cell.folder,
-        model_name=cell.checkpoint.model,
-        model_args=cell.model_args,
-        tasks=cell.tasks,
-        manager=manager,
-        chat=cell.arm.chat,
-        log=log,
-        config={"checkpoint": cell.checkpoint.name},
-        finish=lambda folder: _finish(cell, folder, time.monotonic() - start),
-        batch_size=cell.plan.batch_size,
-        limit=cell.plan.limit,
-    )
+    answers = cell.folder.with_name(f".{cell.folder.name}.answers")
+    with kept_in(answers, {"cell": cell.fingerprint}):
+        evaluate(
+            model,
+            cell.folder,
+            model_name=cell.checkpoint.model,
+            model_args=cell.model_args,
+            tasks=cell.tasks,
+            manager=manager,
+            chat=cell.arm.chat,
+            log=log,
+            config={"checkpoint": cell.checkpoint.name},
+            finish=lambda folder: _finish(cell, folder, time.monotonic() - start),
+            batch_size=cell.plan.batch_size,
+            limit=cell.plan.limit,
+        )
 
 
 def _finish(cell: Cell, staged: Path, seconds: float) -> None:
