@@ -10,87 +10,150 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from accelerate import DistributedType
-from tqdm import tqdm
 
 from ctx_tasks import harness
 
+from . import progress
 from .batches import in_batches, in_fixed_batches, token_budget
 from .fingerprint import checkpoint_fingerprint
 from .kept import Answers, Kept, digest, opened
+from .launched import together
+from .progress import Done
 from .prompts import PromptText
 from .steered import SteeredLM
 
 Run = Callable[[list[Any]], Answers]
 
 
+@dataclass
+class _Work:
+    """Requests of one kind.
+
+    Attributes:
+        digests: what each is known by where answers are kept.
+        rows: places of requests, those together that the model answers by one row.
+        answer: gives the answers to the requests of one batch.
+        done: told how many are answered.
+    """
+
+    requests: Sequence[Any]
+    digests: list[str]
+    rows: list[list[int]]
+    answer: Run
+    done: Done
+
+    def batch(self, rows: Sequence[list[int]], kept: Kept) -> list[list[Any]]:
+        """The answers to each of these rows: kept ones, or made and kept."""
+        places = [place for row in rows for place in row]
+        digests = [self.digests[place] for place in places]
+        known = kept.has(digests)
+        asked = [self.requests[place] for place in places]
+        answers = iter(kept.batch(digests, lambda: self.answer(asked)))
+        self.done(len(places), kept=known)
+        return [[next(answers) for _ in row] for row in rows]
+
+    def known(self, rows: Sequence[list[int]], kept: Kept) -> int | None:
+        """How many of these rows are the next kept batch."""
+        count = kept.size([self.digests[place] for row in rows for place in row])
+        return count and next(n for n in range(1, count + 1) if sum(map(len, rows[:n])) >= count)
+
+    def in_order(self, answers: Sequence[list[Any]]) -> Answers:
+        """The answers to the rows as answers to the requests."""
+        pairs = zip(self.rows, answers, strict=True)
+        by_place = {p: one for row, found in pairs for p, one in zip(row, found, strict=True)}
+        return [by_place[place] for place in range(len(self.requests))]
+
+
 class BatchedLM(SteeredLM):
     """A `SteeredLM` that runs batches of its own and keeps their answers (`kept.py`)."""
 
+    _documents = 0
+
     def _generated(
-        self, requests: list[Any], needed: Callable[[], list[int]], answer: Run, bar: tqdm[Any]
+        self, requests: list[Any], needed: Callable[[], list[int]], answer: Run, done: Done
     ) -> Answers:
         """Answers to generation requests of the same arguments.
 
         Args:
             needed: tokens that each may come to; asked where they decide on the batches.
             answer: gives the answers to one batch.
+            done: told how many are answered.
         """
         if not requests:
             return []
-        digests = [_digest(*one.args) for one in requests]
-        places = list(range(len(requests)))
+        rows = [[place] for place in range(len(requests))]
+        work = _Work(requests, [_digest(*one.args) for one in requests], rows, answer, done)
         with self._keeping(requests[0].args[1]) as kept:
 
-            def run(batch: list[int]) -> Answers:
-                asked = [requests[place] for place in batch]
-                made = kept.batch([digests[place] for place in batch], lambda: answer(asked))
-                bar.update(len(batch))
-                return made
+            def run(batch: list[list[int]]) -> list[list[Any]]:
+                return work.batch(batch, kept)
 
             if self.batch_size != "auto":
                 order = [self._order(one.args[0]) for one in requests]
-                return in_fixed_batches(places, order, run, self.batch_size)
+                return work.in_order(in_fixed_batches(rows, order, run, self.batch_size))
             if self.backend != "causal":
-                return run(places)  # HFLM measures how many rows fit
-            return in_batches(
-                places,
-                needed(),
-                run,
-                budget=token_budget(self.model, self.device),
-                most=self.max_batch_size,
-                sizes=self.batch_schedule,
-                known=lambda left: kept.rows([digests[place] for place in left]),
+                return work.in_order(run(rows))  # HFLM measures how many fit
+            return work.in_order(
+                in_batches(
+                    rows,
+                    needed(),
+                    run,
+                    budget=token_budget(self.model, self.device),
+                    most=self.max_batch_size,
+                    sizes=self.batch_schedule,
+                    known=lambda left: work.known(left, kept),
+                )
             )
 
     def _order(self, prompt: str) -> tuple[int, str]:
         """By what HFLM sorts prompts."""
         return -len(self.tok_encode(prompt)), prompt
 
-    def _scored(self, requests: Sequence[Any], answer: Run, size: int, bar: tqdm[Any]) -> Answers:
+    def loglikelihood(
+        self, requests: list[Any], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """HFLM's, in batches of our own."""
+        self._documents = self._evaluated(requests)
+        try:
+            found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm)
+            return found
+        finally:
+            self._documents = 0
+
+    @together
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """HFLM's, in batches of our own."""
+        found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm)
+        return found
+
+    def _scored(self, requests: Sequence[Any], answer: Run, size: int, quiet: bool) -> Answers:
         """Answers to log-likelihood requests (pair, context ids, continuation ids).
 
         Args:
             answer: gives the answers to one batch.
             size: rows of a batch.
+            quiet: without a bar.
         """
         rows = _rows(requests, shared=self.backend == "causal" and self.logits_cache)
+        order = [_row_order(requests, row) for row in rows]
         digests = [_digest(*one) for one in requests]
-        made: dict[int, Any] = {}
-        with self._keeping() as kept:
+        documents = self._documents
+        with (
+            progress.requests(len(requests), documents, "loglikelihood", quiet) as done,
+            self._keeping() as kept,
+        ):
+            work = _Work(requests, digests, rows, answer, done)
+            return work.in_order(
+                in_fixed_batches(rows, order, lambda batch: work.batch(batch, kept), size)
+            )
 
-            def run(batch: list[list[int]]) -> list[list[int]]:
-                places = [place for row in batch for place in row]
-                asked = [requests[place] for place in places]
-                found = kept.batch([digests[place] for place in places], lambda: answer(asked))
-                made.update(zip(places, found, strict=True))
-                bar.update(len(places))
-                return batch
-
-            in_fixed_batches(rows, [_row_order(requests, row) for row in rows], run, size)
-        return [made[place] for place in range(len(requests))]
+    def _evaluated(self, requests: Sequence[Any]) -> int:
+        """How many documents all processes evaluate with their shares of such requests."""
+        return len({(one.task_name, one.doc_id) for one in requests}) * self.world_size
 
     def _keeping(self, settings: Mapping[str, Any] | None = None) -> AbstractContextManager[Kept]:
         """The kept answers, of requests with these generation arguments."""

@@ -130,15 +130,19 @@ class Kept:
     def __init__(self, journal: Journal | None, found: Sequence[Line], paths: set[str]) -> None:
         self._journal, self._paths = journal, paths
         self._batches = {line["batch"]: line for line in found}
-        self._rows = {line["first"]: len(line["answers"]) for line in found}
+        self._sizes = {line["first"]: len(line["answers"]) for line in found}
 
-    def rows(self, requests: Sequence[str]) -> int | None:
-        """How many rows the kept batch has that begins these requests (digests), if there is one.
+    def has(self, requests: Sequence[str]) -> bool:
+        """Whether the answers to this batch of requests (digests) are kept."""
+        return _whole(requests) in self._batches
+
+    def size(self, requests: Sequence[str]) -> int | None:
+        """How many of these requests are the kept batch that begins them, if there is one.
 
         For batches whose size is not fixed.
         """
-        rows = self._rows.get(requests[0])
-        return rows if rows and _whole(requests[:rows]) in self._batches else None
+        size = self._sizes.get(requests[0])
+        return size if size and self.has(requests[:size]) else None
 
     def batch(self, requests: Sequence[str], run: Callable[[], Answers]) -> Answers:
         """The answers to a batch of requests (digests): those that are kept, or made now and kept.

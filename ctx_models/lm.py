@@ -18,17 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 from lm_eval.api.model import CacheHook
-from tqdm import tqdm
 from transformers import StoppingCriteriaList
 
 from ctx_tasks import harness
 from ctx_tasks.answers import Answer, LogLikelihood, Note
 from ctx_tasks.errors import UserError
 
+from . import progress
 from .arm import ArmSettings
 from .batched import BatchedLM
 from .fingerprint import check_cache, checkpoint_fingerprint
 from .generation import check_generation
+from .launched import together
 from .notes import Ledger, NotedHook
 from .prompts import PromptText, clipped
 from .registry import register_model
@@ -87,6 +88,7 @@ class CtxLM(BatchedLM):
 
     # ---- generation ----------------------------------------------------------------------------
 
+    @together
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """HFLM's, with a note to each answer, an empty one to prompts without segments."""
         return self._where_segmented(
@@ -116,12 +118,13 @@ class CtxLM(BatchedLM):
         }
         quiet = disable_tqdm or self.rank != 0
         left = len(requests) - len(skipped)
-        with tqdm(total=left, disable=quiet, desc="Running generate_until requests") as bar:
+        documents = self._evaluated(requests)
+        with progress.requests(left, documents, "generate_until", quiet) as done:
             for places in by_settings.values():
                 kept = [place for place in places if place not in skipped]
                 asked = [requests[place] for place in kept]
                 needed = partial(self._needed, asked)
-                texts = self._generated(asked, needed, self._answers, bar)
+                texts = self._generated(asked, needed, self._answers, done)
                 answers.update(zip(kept, texts, strict=True))
         return [answers[place] for place in range(len(requests))]
 
@@ -308,6 +311,7 @@ class CtxLM(BatchedLM):
 
     # ---- log-likelihoods -----------------------------------------------------------------------
 
+    @together
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
@@ -379,9 +383,7 @@ class CtxLM(BatchedLM):
             found = super(CtxLM, self)._loglikelihood_tokens(batch, True, **kwargs)
             return [LogLikelihood.of(one, note) for one, note in zip(found, notes, strict=True)]
 
-        quiet = disable_tqdm or self.rank != 0
-        with tqdm(total=len(requests), disable=quiet, desc="Running loglikelihood requests") as bar:
-            return self._scored(requests, answer, size, bar)
+        return self._scored(requests, answer, size, disable_tqdm or self.rank != 0)
 
     def _excess(self, context: Sequence[int], continuation: Sequence[int]) -> int:
         """Tokens of a row that HFLM cuts."""

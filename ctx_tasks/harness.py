@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ctx_tasks.answers import watch
 from ctx_tasks.catalogue import task_folder
+from ctx_tasks.errors import UserError
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -141,18 +142,40 @@ def name_model(tracker: Any, results: Any, name: str) -> None:
 
 @functools.cache
 def watch_answers() -> None:
-    """From now on, let what answers remember (`ctx_tasks.answers`) reach samples and results."""
+    """From now on, let what answers remember (`ctx_tasks.answers`) reach samples and results.
+
+    And refuse more processes than a task has documents: the harness ends in an IndexError there.
+    """
     from lm_eval.api.task import Task
 
     build = Task.build_all_requests
 
     @functools.wraps(build)
     def watched(task: Any, *args: Any, **kwargs: Any) -> None:
+        _require_shares(task, **kwargs)
         watch(task)
         build(task, *args, **kwargs)
 
     whole: Any = Task
     whole.build_all_requests = watched
+
+
+def _require_shares(
+    task: Any,
+    *,
+    limit: int | None = None,
+    samples: Sequence[int] | None = None,
+    world_size: int = 1,
+    **_: Any,
+) -> None:
+    """Each process needs a document of every task."""
+    documents = len(task.eval_docs) if samples is None else len(samples)
+    documents = documents if limit is None else min(documents, int(limit))
+    if documents < world_size:
+        raise UserError(
+            f"{task.config.task} has {documents} documents for {world_size} processes: start no "
+            "more processes than a task has documents."
+        )
 
 
 def build_task(manager: TaskManager, name: str, overrides: Mapping[str, Any]) -> Any:

@@ -13,6 +13,7 @@ import typer
 from ctx_models import nano
 from ctx_models.commands import backends, judge, preflight
 from ctx_models.kept import kept_in
+from ctx_models.launched import say_when_ended
 from ctx_models.registry import MODEL, check_model, register_model
 from ctx_tasks import harness
 from ctx_tasks.catalogue import task_folder, tasks
@@ -98,6 +99,7 @@ def evaluate(args: argparse.Namespace) -> None:
         UserError: what is wrong with the arguments, before the model loads where possible.
     """
     register_model()
+    say_when_ended("ctx-eval")
     # The harness would take it for one of its own.
     fresh = vars(args).pop("fresh")
     config = config_file(args)

@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 from lm_eval.tasks import TaskManager
-from tqdm import tqdm
 
-from ctx_models import logs, nano
+from ctx_models import logs, nano, progress
 from ctx_models.arm import read_arm
-from ctx_models.evaluation import evaluate
+from ctx_models.evaluation import documents, evaluate
 from ctx_models.indicator import INDICATOR
 from ctx_models.kept import kept_in
 from ctx_models.lm import CtxLM
+from ctx_models.progress import Progress
 from ctx_tasks import arm as arms
 from ctx_tasks import columns, harness
 from ctx_tasks.arm import Arm, command
@@ -147,18 +147,33 @@ def run(
         )
     commands = [setup.command(output, metadata) for setup in SETUPS]
     write_text(output / "commands.txt", "\n".join(commands) + "\n")
-    rows = []
+    rows: list[Outcome] = []
+    sizes = _sizes(folders, metadata)
     with (
         kept_in(output / ".answers", {}),
         _one_thread(),
-        logs.progress(len(SETUPS), " arms") as (bar, say),
+        progress.shown(sum(sizes.values())) as bar,
     ):
         for checkpoint, setups in groupby(SETUPS, key=lambda setup: setup.checkpoint):
             folder = str(folders[checkpoint])
-            for row in _evaluated(folder, list(setups), metadata, output, bar, say):
-                rows.append(row)
-                bar.update()
+            rows += _evaluated(folder, list(setups), metadata, output, sizes, bar)
     return rows
+
+
+def _sizes(folders: Mapping[str, str | Path], metadata: Mapping[str, Any]) -> dict[str, int]:
+    """How many documents each setup has, by folder."""
+    counts: dict[tuple[str, ...], int] = {}
+    for setup in SETUPS:
+        tasks = tuple(setup.tasks)
+        if tasks not in counts:
+            manager = _tasks(str(folders[setup.checkpoint]), metadata)
+            with logs.recorded():
+                counts[tasks] = documents(manager, tasks)
+    return {setup.folder: counts[tuple(setup.tasks)] for setup in SETUPS}
+
+
+def _tasks(folder: str, metadata: Mapping[str, Any]) -> TaskManager:
+    return harness.task_manager(metadata={"pretrained": folder, **metadata})
 
 
 def _evaluated(
@@ -166,18 +181,21 @@ def _evaluated(
     setups: Sequence[Setup],
     metadata: Mapping[str, Any],
     output: Path,
-    bar: tqdm[Any],
-    say: logs.Say,
+    sizes: Mapping[str, int],
+    bar: Progress,
 ) -> Iterator[Outcome]:
     """The rows of one checkpoint, loaded once; each is written before it is given."""
-    bar.set_description(f"loading {setups[0].checkpoint}")
-    tasks = harness.task_manager(metadata={"pretrained": folder, **metadata})
-    with logs.recorded(None, say):
+    bar.title(f"loading {setups[0].checkpoint}")
+    tasks = _tasks(folder, metadata)
+    with logs.recorded(None, bar.say):
         model = CtxLM(folder, device="cpu", batch_size=BATCH)
+    bar.title("")
     for setup in setups:
         title = f"{setup.checkpoint}: {setup.arm.name}"
-        bar.set_description(title)
-        with logs.cell_log(output / setup.folder, say) as log:
+        with (
+            bar.evaluation(title, sizes[setup.folder]),
+            logs.cell_log(output / setup.folder, bar.say) as log,
+        ):
             row = _run_setup(model, setup, tasks, output, log)
         needle = row.task(columns.NEEDLE.heading)
         assert needle is not None

@@ -144,9 +144,9 @@ class TestKept:
         with unfinished(folder), opened({}, 0, set()) as kept:
             kept.batch(["a", "b"], lambda: [Answer.of("1", Note())] * 2)
         with kept_in(folder, RUN), opened({}, 0, set()) as kept:
-            assert kept.rows(["a", "b", "c"]) == 2
-            assert kept.rows(["a", "c"]) is None
-            assert kept.rows(["b"]) is None
+            assert kept.size(["a", "b", "c"]) == 2
+            assert kept.size(["a", "c"]) is None
+            assert kept.size(["b"]) is None
             assert kept.batch(["a"], lambda: [Answer.of("2", Note())]) == ["2"]
 
     def test_says_what_it_found_and_fresh_starts_over(self, folder):
