@@ -65,9 +65,7 @@ def say_when_ended(program: str) -> None:
 
     Python runs no handler while a process waits for another in foreign code, so a thread does it.
     """
-    if Found = TypeVar("Found")
-
-PROCESSES == 1:
+    if PROCESSES == 1:
         return
     ear, mouth = socket.socketpair()
     mouth.setblocking(False)
