@@ -40,12 +40,12 @@ def command(output: Path, processes: int, *more: str) -> list[object]:
 
 
 def samples(output: Path) -> dict[str, dict[int, Any]]:
-    """The responses to each document, by task."""
+    """The responses to each document, by task; of the padding that the harness runs, the first."""
     found = {}
     for task in TASKS:
         [path] = output.rglob(f"samples_{task}_*.jsonl")
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        found[task] = {row["doc_id"]: row["resps"] for row in rows}
+        found[task] = {row["doc_id"]: row["filtered_resps"] for row in rows}
     return found
 
 
