@@ -13,11 +13,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate import DistributedType
 
 from ctx_tasks import harness
 
-from . import progress
+from . import decoding, progress
 from .batches import in_batches, in_fixed_batches, token_budget
 from .fingerprint import checkpoint_fingerprint
 from .kept import Answers, Kept, digest, opened
@@ -112,6 +113,35 @@ class BatchedLM(SteeredLM):
     def _order(self, prompt: str) -> tuple[int, str]:
         """By what HFLM sorts prompts."""
         return -len(self.tok_encode(prompt)), prompt
+
+    def _continued(
+        self,
+        context: torch.Tensor,
+        max_length: int,
+        stop: list[str],
+        user: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """HFLM's `_model_generate`, steered towards `user`; greedily it costs less than there."""
+        if self._in_step or self.mixed_precision_dtype or not decoding.applies(self.model, kwargs):
+            with self._steered(user):
+                return super()._model_generate(context, max_length, stop, **kwargs)
+        ends = self.model.generation_config.eos_token_id
+        ids = {ends} if isinstance(ends, int) else set(ends or ())
+
+        def ended(answer: Sequence[int]) -> bool:
+            # HFLM cuts at what it reads: without special tokens.
+            return answer[-1] in ids or any(one in self.tok_decode(answer) for one in stop if one)
+
+        return decoding.greedy(
+            self.model,
+            context,
+            kwargs["attention_mask"],
+            max_length=max_length,
+            pad=self.tokenizer.pad_token_id,
+            ended=ended,
+            around=lambda rows: self._steered(None if user is None else user[rows.cpu()]),
+        )
 
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False

@@ -24,7 +24,7 @@ from ctx_tasks import harness
 from ctx_tasks.answers import Answer, LogLikelihood, Note
 from ctx_tasks.errors import UserError
 
-from . import decoding, progress
+from . import progress
 from .arm import ArmSettings
 from .batched import BatchedLM
 from .fingerprint import check_cache, checkpoint_fingerprint
@@ -124,7 +124,7 @@ class CtxLM(BatchedLM):
                 kept = [place for place in places if place not in skipped]
                 asked = [requests[place] for place in kept]
                 needed = partial(self._needed, asked)
-                texts = self._generated(asked, needed, self._answers, done)
+                texts = self._generated(asked, needed, self._batch, done)
                 answers.update(zip(kept, texts, strict=True))
         return [answers[place] for place in range(len(requests))]
 
@@ -133,7 +133,7 @@ class CtxLM(BatchedLM):
         room = self._room(requests[0].args[1])
         return [min(self._length(one.args[0]), room) + self.max_length - room for one in requests]
 
-    def _answers(self, batch: list[Any]) -> list[str]:
+    def _batch(self, batch: list[Any]) -> list[str]:
         """HFLM's answers to one batch, with their notes."""
         size = self.batch_size_per_gpu
         if self.backend == "causal":
@@ -231,35 +231,10 @@ class CtxLM(BatchedLM):
             answers = self._after_thoughts(context, max_length - context.shape[1], stop, **kwargs)
             self._ledger.end([one is None or not self._ended(one, stop) for one in answers])
             return self._behind(context, [one or [] for one in answers])
-        rows = self._continued(context, max_length, stop, **kwargs)
+        rows = self._continued(context, max_length, stop, self._user_mask, **kwargs)
         begin = context.shape[1] if self.backend == "causal" else 0
         self._ledger.end([not self._ended(row, stop) for row in rows[:, begin:].tolist()])
         return rows
-
-    def _continued(
-        self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any
-    ) -> torch.Tensor:
-        """HFLM's `_model_generate`, steered; greedily it costs less than there."""
-        if self._in_step or self.mixed_precision_dtype or not decoding.applies(self.model, kwargs):
-            with self._steered(self._user_mask):
-                return super()._model_generate(context, max_length, stop, **kwargs)
-        ends = self.model.generation_config.eos_token_id
-        ids = {ends} if isinstance(ends, int) else set(ends or ())
-        user = self._user_mask
-
-        def ended(answer: Sequence[int]) -> bool:
-            # HFLM cuts at what it reads: without special tokens.
-            return answer[-1] in ids or any(one in self.tok_decode(answer) for one in stop if one)
-
-        return decoding.greedy(
-            self.model,
-            context,
-            kwargs["attention_mask"],
-            max_length=max_length,
-            pad=self.tokenizer.pad_token_id,
-            ended=ended,
-            around=lambda rows: self._steered(None if user is None else user[rows.cpu()]),
-        )
 
     def _after_thoughts(
         self, context: torch.Tensor, tokens: int, stop: list[str], **kwargs: Any
