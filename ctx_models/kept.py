@@ -111,9 +111,7 @@ def opened(settings: Mapping[str, Any], rank: int, paths: set[str]) -> Iterator[
 
 def _told(folder: Path, count: int) -> str:
     if count:
-        return (
-            f"{count} answers of an unfinished run are taken from {folder} (--fresh: start over)."
-        )
+        return f"{count} answers of an unfinished run are in {folder}; --fresh starts over."
     return f"Answers are kept in {folder} as they come: run again, a killed run goes on."
 
 
