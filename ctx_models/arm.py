@@ -40,7 +40,7 @@ def read_arm(arm: Arm) -> ArmSettings:
         raise UserError("instruction is empty: give a sentence, or leave it out.")
     if arm.instruction and not arm.chat:
         raise UserError("an instruction is put into a turn of a chat: leave out chat=false.")
-    for name in ("steer_generated", "indicator_strict"):
+    for name in ("steer_generated", "steer_thought", "indicator_strict"):
         if not isinstance(getattr(arm, name), bool):
             raise UserError(f"{name}={getattr(arm, name)!r}: choose true or false.")
     if arm.alpha != 1 and arm.schedule == "compound" and arm.heads is not None:

@@ -89,26 +89,45 @@ class BatchedLM(SteeredLM):
         rows = [[place] for place in range(len(requests))]
         work = _Work(requests, [_digest(*one.args) for one in requests], rows, answer, done)
         with self._keeping(requests[0].args[1]) as kept:
-
-            def run(batch: list[list[int]]) -> list[list[Any]]:
-                return work.batch(batch, kept)
-
-            if self.batch_size != "auto":
-                order = [self._order(one.args[0]) for one in requests]
-                return work.in_order(in_fixed_batches(rows, order, run, self.batch_size))
-            if self.backend != "causal":
-                return work.in_order(run(rows))  # HFLM measures how many fit
-            return work.in_order(
-                in_batches(
-                    rows,
-                    needed(),
-                    run,
-                    budget=token_budget(self.model, self.device),
-                    most=self.max_batch_size,
-                    sizes=self.batch_schedule,
-                    known=lambda left: work.known(left, kept),
-                )
+            return self._run(
+                work, kept, lambda: [self._order(one.args[0]) for one in requests], needed
             )
+
+    def _run(
+        self,
+        work: _Work,
+        kept: Kept,
+        order: Callable[[], list[Any]],
+        needed: Callable[[], list[int]],
+        *,
+        scored: bool = False,
+    ) -> Answers:
+        """All answers, batch by batch.
+
+        Args:
+            order: the harness's keys of the rows, by which batches of one size are cut.
+            needed: tokens of the rows, by which the memory that is free cuts them.
+            scored: whether every token has logits.
+        """
+
+        def run(batch: list[list[int]]) -> list[list[Any]]:
+            return work.batch(batch, kept)
+
+        if self.batch_size != "auto":
+            return work.in_order(in_fixed_batches(work.rows, order(), run, self.batch_size))
+        if self.backend != "causal":
+            return work.in_order(run(work.rows))  # HFLM measures how many fit
+        return work.in_order(
+            in_batches(
+                work.rows,
+                needed(),
+                run,
+                budget=token_budget(self.model, self.device, scored=scored),
+                most=self.max_batch_size,
+                sizes=self.batch_schedule,
+                known=lambda left: work.known(left, kept),
+            )
+        )
 
     def _order(self, prompt: str) -> tuple[int, str]:
         """By what HFLM sorts prompts."""
@@ -160,25 +179,26 @@ class BatchedLM(SteeredLM):
         found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm)
         return found
 
-    def _scored(self, requests: Sequence[Any], answer: Run, size: int, quiet: bool) -> Answers:
+    def _scored(self, requests: Sequence[Any], answer: Run, quiet: bool) -> Answers:
         """Answers to log-likelihood requests (pair, context ids, continuation ids).
 
         Args:
             answer: gives the answers to one batch.
-            size: rows of a batch.
             quiet: without a bar.
         """
         rows = _rows(requests, shared=self.backend == "causal" and self.logits_cache)
-        order = [_row_order(requests, row) for row in rows]
+        longest = [_longest(requests, row) for row in rows]
         digests = [_digest(*one) for one in requests]
-        documents = self._documents
         with (
-            progress.requests(len(requests), documents, "loglikelihood", quiet) as done,
+            progress.requests(len(requests), self._documents, "loglikelihood", quiet) as done,
             self._keeping() as kept,
         ):
-            work = _Work(requests, digests, rows, answer, done)
-            return work.in_order(
-                in_fixed_batches(rows, order, lambda batch: work.batch(batch, kept), size)
+            return self._run(
+                _Work(requests, digests, rows, answer, done),
+                kept,
+                lambda: [(-len(tokens), tokens) for tokens in longest],
+                lambda: [min(len(tokens) - 1, self.max_length) for tokens in longest],
+                scored=True,
             )
 
     def _evaluated(self, requests: Sequence[Any]) -> int:
@@ -228,7 +248,7 @@ def _rows(requests: Sequence[Any], shared: bool) -> list[list[int]]:
     return list(rows.values())
 
 
-def _row_order(requests: Sequence[Any], row: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-    """By what HFLM sorts rows: the request with the longest continuation stands for all."""
+def _longest(requests: Sequence[Any], row: Sequence[int]) -> tuple[int, ...]:
+    """The tokens of the request that stands for a row: it has the longest continuation."""
     _, context, continuation = max((requests[place] for place in row), key=lambda one: len(one[2]))
-    return -len(context) - len(continuation), tuple(context + continuation)
+    return (*context, *continuation)

@@ -95,12 +95,16 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
-def token_budget(model: Any, device: torch.device) -> int:
-    """How many tokens of a batch the free memory of `device` holds, by a rough estimate."""
-    return max(1, int(_SHARE * _free(device) / _bytes_of_token(model)))
+def token_budget(model: Any, device: torch.device, *, scored: bool = False) -> int:
+    """How many tokens of a batch the free memory of `device` holds, by a rough estimate.
+
+    Args:
+        scored: whether every token has logits, as in a log-likelihood.
+    """
+    return max(1, int(_SHARE * _free(device) / _bytes_of_token(model, scored)))
 
 
-def _bytes_of_token(model: Any) -> int:
+def _bytes_of_token(model: Any, scored: bool) -> int:
     """Keys and values of all layers, and the activations of one."""
     config = model.config.get_text_config()
     hidden = config.hidden_size
@@ -109,6 +113,8 @@ def _bytes_of_token(model: Any) -> int:
     cached = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     floats = cached * width + _HIDDEN * hidden + _INTERMEDIATE * inner
+    # The logits and their log-softmax.
+    floats += 2 * config.vocab_size if scored else 0
     return int(floats) * int(model.dtype.itemsize)
 
 

@@ -27,6 +27,7 @@ from ctx_tasks.errors import UserError
 from . import progress
 from .arm import ArmSettings
 from .batched import BatchedLM
+from .batches import token_budget
 from .fingerprint import check_cache, checkpoint_fingerprint
 from .generation import check_generation
 from .launched import together
@@ -36,7 +37,7 @@ from .registry import register_model
 from .rows import UserRows
 from .spans import Segment, Segmented, with_response
 from .thinking import Closed, continued
-from .unsegmented import MISSING, unsegmented
+from .unsegmented import MISSING, where_segmented
 from .window import overlong, read_overlength, shortened
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,6 @@ class CtxLM(BatchedLM):
         self.overlength = read_overlength(overlength)
         super().__init__(*arguments, **named)
         self._user_mask: torch.Tensor | None = None
-        self._probing = False
         self._ledger = Ledger(stripped=self.thinking is not None)
         # Tokens that pairs of context and continuation lost before HFLM sees them.
         self._lost: dict[tuple[str, str], int] = {}
@@ -69,63 +69,43 @@ class CtxLM(BatchedLM):
         super()._take(settings)
         self._rows = UserRows()
 
-    def _where_segmented(
-        self, method: str, requests: list[Any], run: Callable[[list[Any]], list[Any]], missing: Any
-    ) -> list[Any]:
-        """`run` of the requests, with `missing` for those whose prompt could not be segmented.
-
-        Another stands in for each of these: a sharded model has to be called equally often by all.
-        """
-        places = unsegmented(requests)
-        if not places:
-            return run(requests)
-        for place in places:
-            # First, for a run that is killed and goes on: it counts what is not yet cached.
-            self.cache_hook.add_partial(method, requests[place].args, missing)
-        other = next(one for place, one in enumerate(requests) if place not in places)
-        found = run([other if place in places else one for place, one in enumerate(requests)])
-        return [missing if place in places else one for place, one in enumerate(found)]
-
     # ---- generation ----------------------------------------------------------------------------
 
     @together
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """HFLM's, with a note to each answer, an empty one to prompts without segments."""
-        return self._where_segmented(
-            "generate_until",
+        return where_segmented(
             requests,
             lambda kept: self._answers(kept, disable_tqdm),
             Answer.of("", MISSING),
+            partial(self.cache_hook.add_partial, "generate_until"),
         )
 
     def _answers(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
         """Answers to requests, those of other arguments one after another."""
         window = self.max_length if self.backend == "causal" else None
-        by_settings: dict[str, list[int]] = {}
-        for place, one in enumerate(requests):
-            by_settings.setdefault(str(one.args[1]), []).append(place)
-        for places in by_settings.values():
-            settings = requests[places[0]].args[1]
+        for settings in {str(one.args[1]): one.args[1] for one in requests}.values():
             check_generation(settings, window, self.max_gen_toks)
             if self._room(settings) < 1:
                 raise UserError(
                     f"max_length={window} leaves no room for a prompt beside a thought of "
                     f"think_tokens={self._thought_tokens} and the answer: lower think_tokens."
                 )
-        skipped = self._left_out(requests, self._prompt_excess)
+        skipped, run = self._left_out(requests, self._prompt_excess)
         answers: dict[int, str] = {
             place: Answer.of("", Note(excess, skipped=True)) for place, excess in skipped.items()
         }
+        by_settings: dict[str, list[int]] = {}
+        for place in run:
+            by_settings.setdefault(str(requests[place].args[1]), []).append(place)
         quiet = disable_tqdm or self.rank != 0
-        left = len(requests) - len(skipped)
         documents = self._evaluated(requests)
-        with progress.requests(left, documents, "generate_until", quiet) as done:
+        with progress.requests(len(run), documents, "generate_until", quiet) as done:
             for places in by_settings.values():
-                kept = [place for place in places if place not in skipped]
-                asked = [requests[place] for place in kept]
+                asked = [requests[place] for place in places]
                 needed = partial(self._needed, asked)
                 texts = self._generated(asked, needed, self._batch, done)
-                answers.update(zip(kept, texts, strict=True))
+                answers.update(zip(places, texts, strict=True))
         return [answers[place] for place in range(len(requests))]
 
     def _needed(self, requests: list[Any]) -> list[int]:
@@ -146,13 +126,20 @@ class CtxLM(BatchedLM):
             self._ledger.answer(one.args[0], text) for one, text in zip(batch, texts, strict=True)
         ]
 
-    def _left_out(self, requests: Sequence[Any], excess: Callable[[Any], int]) -> dict[int, int]:
-        """Requests to leave out as too long, by place, and by how many tokens they are."""
+    def _left_out(
+        self, requests: Sequence[Any], excess: Callable[[Any], int]
+    ) -> tuple[dict[int, int], list[int]]:
+        """Requests to leave out as too long, by place, and by how many tokens; those to run.
+
+        Where another process runs more, the last is run again, as the harness does it: a sharded
+        model has to be called equally often by all.
+        """
         if self.overlength == "mark":
-            return {}
-        if self.overlength == "skip" and self.world_size > 1:
-            raise UserError("overlength=skip needs one process: use it without accelerate launch.")
-        return overlong(requests, [excess(one) for one in requests], self.overlength)
+            return {}, list(range(len(requests)))
+        tokens = [excess(one) for one in requests]
+        skipped = overlong(requests, tokens, self.overlength, self._everyone)
+        run = [place for place in range(len(requests)) if place not in skipped]
+        return skipped, run + run[-1:] * (max(self._everyone([len(run)])) - len(run))
 
     def _prompt_excess(self, request: Any) -> int:
         """Tokens by which a prompt is longer than the room for it."""
@@ -276,7 +263,7 @@ class CtxLM(BatchedLM):
         assert self.thinking is not None
         if not kwargs.get("do_sample"):
             kwargs |= {"do_sample": False, "temperature": None}
-        user = self._user_mask if self.thinking.steered else None
+        user = self._user_mask if self.arm.steer_thought else None
         autocast = torch.autocast(
             self.device.type, self.mixed_precision_dtype, self.mixed_precision_dtype is not None
         )
@@ -320,24 +307,21 @@ class CtxLM(BatchedLM):
                 "A log-likelihood leaves no room for a thought: leave think_end_token out, or run "
                 "tasks that generate."
             )
-        return self._where_segmented(
-            "loglikelihood",
+        return where_segmented(
             requests,
             lambda kept: self._loglikelihoods(kept, disable_tqdm),
             LogLikelihood.of((-math.inf, False), MISSING),
+            partial(self.cache_hook.add_partial, "loglikelihood"),
         )
 
     def _loglikelihoods(self, requests: list[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
         """Log-likelihoods, but for prompts that are too long."""
-        skipped = self._left_out(requests, lambda one: self._pair_excess(*one.args))
-        kept = [one for place, one in enumerate(requests) if place not in skipped]
-        found = iter(super().loglikelihood(kept, disable_tqdm))
-        return [
-            LogLikelihood.of((-math.inf, False), Note(skipped[place], skipped=True))
-            if place in skipped
-            else next(found)
-            for place in range(len(requests))
-        ]
+        skipped, run = self._left_out(requests, lambda one: self._pair_excess(*one.args))
+        found = super().loglikelihood([requests[place] for place in run], disable_tqdm)
+        scores = dict(zip(run, found, strict=True))
+        for place, excess in skipped.items():
+            scores[place] = LogLikelihood.of((-math.inf, False), Note(excess, skipped=True))
+        return [scores[place] for place in range(len(requests))]
 
     def _pair_excess(self, context: str, continuation: str) -> int:
         """Tokens by which a pair is longer than the window; with an empty context none."""
@@ -366,23 +350,20 @@ class CtxLM(BatchedLM):
         return ids[:split], ids[split:]
 
     def _loglikelihood_tokens(
-        self, requests: list[Any], disable_tqdm: bool = False, **kwargs: Any
+        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """HFLM's, with a note to each answer."""
-        size = self.batch_size
-        if size == "auto":
-            # HFLM measures how many rows fit, for all of them together.
-            size = kwargs.get("override_bs") or max(1, len(requests))
+        """HFLM's, with a note to each answer; `auto` sizes batches by what the rows need."""
 
         def answer(batch: list[Any]) -> list[LogLikelihood]:
             notes = [
                 self._ledger.score(pair, self._lost.get(pair, 0) + self._excess(*tokens))
                 for pair, *tokens in batch
             ]
-            found = super(CtxLM, self)._loglikelihood_tokens(batch, True, **kwargs)
+            size = len(batch) if self.backend == "causal" else override_bs
+            found = super(CtxLM, self)._loglikelihood_tokens(batch, True, size)
             return [LogLikelihood.of(one, note) for one, note in zip(found, notes, strict=True)]
 
-        return self._scored(requests, answer, size, disable_tqdm or self.rank != 0)
+        return self._scored(requests, answer, disable_tqdm or self.rank != 0)
 
     def _excess(self, context: Sequence[int], continuation: Sequence[int]) -> int:
         """Tokens of a row that HFLM cuts."""
@@ -393,21 +374,19 @@ class CtxLM(BatchedLM):
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not self.steering.active:
             return super()._model_call(inps, *args, **kwargs)
-        user = torch.ones(inps.shape, dtype=torch.bool)
-        if not self._probing:
-            for row, ids in enumerate(inps.cpu().numpy().astype(np.int32)):
-                found = self._rows.mask(ids)
-                user[row, : len(found)] = torch.from_numpy(found)
-                user[row, len(found) :] = False
+        user = torch.zeros(inps.shape, dtype=torch.bool)
+        for row, ids in enumerate(inps.cpu().numpy().astype(np.int32)):
+            found = self._rows.mask(ids)
+            user[row, : len(found)] = torch.from_numpy(found)
         with self._steered(user):
             return super()._model_call(inps, *args, **kwargs)
 
     def _detect_batch_size(self, *args: Any, **kwargs: Any) -> int:
-        self._probing = True
-        try:
+        """Rows of the whole window (a rolling log-likelihood's), by the estimate of `batches`."""
+        if self.backend != "causal":
             return super()._detect_batch_size(*args, **kwargs)
-        finally:
-            self._probing = False
+        fit = token_budget(self.model, self.device, scored=True) // self.max_length
+        return min(self._everyone([max(1, min(self.max_batch_size, fit))]))
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Attach the answer cache of --use_cache, unless other settings wrote it."""

@@ -1,12 +1,13 @@
 """Asks a loaded model, in a few short passes, whether padding and steering leave it as it is.
 
 Two prompts of twenty tokens are run alone, and again left-padded beside a longer one, to lengths
-around multiples of 32, where kernels change. A padded row must have the logits of the row alone:
+around multiples of 32, where kernels change.
 
-* on the **plain** path; torch 2.13 on CUDA gives NaN or shifted logits to padded rows of a length
-  of 1 modulo 32 (transformers issues 47651 and 47678);
-* on the **steered** path with alpha within 1e-6 of 1, where it shows every mask that steering
-  reads otherwise than transformers does.
+* Alone, the **steered** path with alpha within 1e-6 of 1 must have the plain path's logits: it
+  shows every mask that steering reads otherwise than transformers does.
+* A padded row must have the logits of the row alone, on the **plain** path and on the **steered**
+  one; torch 2.13 on CUDA gives NaN or shifted logits to padded rows of a length of 1 modulo 32
+  (transformers issues 47651 and 47678).
 
 Sliding windows and attention chunks are made shorter than the prompts meanwhile, so that a window
 of thousands of tokens needs no prompt of thousands.
@@ -14,7 +15,7 @@ of thousands of tokens needs no prompt of thousands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -54,26 +55,32 @@ class SelfCheck:
     @cached_property
     def plain_padding_error(self) -> str | None:
         """What is wrong with padded rows of the model as transformers runs it, if anything is."""
-        length, distance = self._worst(steered=False)
+        return self._padding_error(f"plain path ({self._config._attn_implementation})", False)
+
+    @cached_property
+    def steered_padding_error(self) -> str | None:
+        """What is wrong with padded rows of the steered model, if anything is."""
+        return self._padding_error("steered path", True)
+
+    def _padding_error(self, path: str, steered: bool) -> str | None:
+        length, distance = self._worst(_LENGTHS, steered)
         if distance <= self._allowed:
             return None
         return (
-            f"The plain path ({self._config._attn_implementation}) of {self._config.model_type} "
-            f"gives a row padded to {length} tokens other logits than the row alone (apart by "
-            f"{distance:.0%} of their spread)"
+            f"The {path} of {self._config.model_type} gives a row padded to {length} tokens other "
+            f"logits than the row alone (apart by {distance:.0%} of their spread)"
         )
 
     def require_steering(self) -> None:
         """Raise UserError where the steered path is not the model's own at an alpha of almost 1."""
         if self._steered_well:
             return
-        length, distance = self._worst(steered=True)
+        _, distance = self._worst((_TOKENS,), steered=True)
         if not distance <= self._allowed:
             raise UserError(
                 f"Attention of {self._config.model_type} cannot be steered: at an alpha of almost "
-                f"1 its logits, padded to {length} tokens, are {distance:.0%} of their spread away "
-                "from the plain model's; use alpha=1, and report the model type with your versions "
-                "of torch and transformers."
+                f"1 its logits are {distance:.0%} of their spread away from the plain model's; use "
+                "alpha=1, and report the model type with your versions of torch and transformers."
             )
         self._steered_well = True
 
@@ -81,12 +88,12 @@ class SelfCheck:
     def _allowed(self) -> float:
         return _ALLOWED.get(self.model.dtype, _ALLOWED_ELSE)
 
-    def _worst(self, steered: bool) -> tuple[int, float]:
+    def _worst(self, lengths: Sequence[int], steered: bool) -> tuple[int, float]:
         """The padded length whose logits are furthest from those of the rows alone, and how far."""
         limit = getattr(self._config, "max_position_embeddings", None) or max(_LENGTHS) + _STEPS
         found = {0: 0.0}
         with _short_windows(self._config):
-            for length in _LENGTHS:
+            for length in lengths:
                 if length + _STEPS <= limit:
                     found[length] = _distance(self._padded(length, steered), self._alone)
         return max(found.items(), key=lambda item: item[1])
@@ -94,10 +101,10 @@ class SelfCheck:
     def _padded(self, length: int, steered: bool) -> torch.Tensor:
         ids, mask = _batch(self._vocabulary, length)
         if not steered:
-            return _logits(self.model, ids, mask)[1:]
+            return _logits(self.model, ids, mask)[-2:]
         user = (torch.arange(length) % 2 == 0).expand(len(ids), -1).to(self.model.device)
         with steer(self.model, user, alpha=_ALPHA):
-            return _logits(self.model, ids, mask)[1:]
+            return _logits(self.model, ids, mask)[-2:]
 
 
 @contextmanager

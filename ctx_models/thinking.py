@@ -34,19 +34,15 @@ class Thinking:
         tokenizer: of the model.
         tag: what ends a thought, a string or a token id.
         tokens: the longest thought, tag included.
-        steered: whether the thought is steered, or only the answer.
     """
 
     tokenizer: Any
     tag: str | int
     tokens: int
-    steered: bool
 
     def __post_init__(self) -> None:
         if isinstance(self.tokens, bool) or not isinstance(self.tokens, int) or self.tokens < 1:
             raise UserError(f"think_tokens={self.tokens!r}: give a whole number above 0.")
-        if not isinstance(self.steered, bool):
-            raise UserError(f"steer_thought={self.steered!r}: choose true or false.")
 
     @property
     def longest_tag(self) -> int:
@@ -79,11 +75,7 @@ class Thinking:
 
     def record(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
-        return {
-            "think_end_token": self.tag,
-            "think_tokens": self.tokens,
-            "steer_thought": self.steered,
-        }
+        return {"think_end_token": self.tag, "think_tokens": self.tokens}
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)

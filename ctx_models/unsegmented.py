@@ -9,8 +9,8 @@ before anything is generated.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from ctx_tasks.answers import Note
 from ctx_tasks.errors import UserError
@@ -21,10 +21,34 @@ logger = logging.getLogger(__name__)
 MOST = 0.01
 
 MISSING = Note(unsegmented=True)
+Made = TypeVar("Made")
 
 
 class Unsegmented(str):
     """Why a prompt could not be segmented, in the place of its text, so that samples show it."""
+
+
+def where_segmented(
+    requests: list[Any],
+    run: Callable[[list[Any]], list[Made]],
+    missing: Made,
+    keep: Callable[[Any, Made], None],
+) -> list[Made]:
+    """`run` of the requests, with `missing` for those whose prompt could not be segmented.
+
+    Another stands in for each of these: a sharded model has to be called equally often by all.
+
+    Args:
+        keep: what is missing, by its arguments: a killed run that goes on counts the rest alone.
+    """
+    places = unsegmented(requests)
+    if not places:
+        return run(requests)
+    for place in places:
+        keep(requests[place].args, missing)
+    other = next(one for place, one in enumerate(requests) if place not in places)
+    found = run([other if place in places else one for place, one in enumerate(requests)])
+    return [missing if place in places else one for place, one in enumerate(found)]
 
 
 def unsegmented(requests: Sequence[Any]) -> set[int]:

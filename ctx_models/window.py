@@ -8,7 +8,7 @@ what the user wrote instead, since instructions stand at its beginning and quest
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from ctx_tasks.errors import UserError
@@ -74,29 +74,58 @@ def frame(segments: Sequence[Segment], limit: int) -> list[int]:
 
 
 def overlong(
-    requests: Sequence[Any], excess: Sequence[int], overlength: Overlength
+    requests: Sequence[Any],
+    excess: Sequence[int],
+    overlength: Overlength,
+    everyone: Callable[[list[Any]], list[Any]] = list,
 ) -> dict[int, int]:
     """The requests to leave out, by place, and how many tokens each has too many.
 
     Args:
         requests: the harness's, which know their task and document.
         excess: tokens that each has more than there is room for.
+        everyone: joins the lists of all processes, which end alike or not at all.
 
     Raises:
-        UserError: `overlength` is "refuse" and there is one; names the longest document.
+        UserError: `overlength` is "refuse" and there is one, and it names the longest document;
+            "skip" leaves a process nothing of a task of which another has something.
     """
     found = {place: tokens for place, tokens in enumerate(excess) if tokens > 0}
-    if found and overlength == "refuse":
-        longest = max(found, key=found.__getitem__)
-        one = requests[longest]
+    asked = [requests[place] for place in found]
+    long = everyone(
+        [(n, one.doc_id, one.task_name) for n, one in zip(found.values(), asked, strict=True)]
+    )
+    every = sum(everyone([len(requests)]))
+    if long and overlength == "refuse":
+        tokens, document, task = max(long, key=lambda one: one[0])
         raise UserError(
-            f"overlength=refuse: {len(found)} of {len(requests)} prompts do not fit; the longest, "
-            f"document {one.doc_id} of {one.task_name}, has {found[longest]} tokens too many. "
+            f"overlength=refuse: {len(long)} of {every} prompts do not fit; the longest, "
+            f"document {document} of {task}, has {tokens} tokens too many. "
             "Raise max_length, or give overlength=mark or skip."
         )
-    if found:
+    if long:
+        _check_shares(everyone([_kept(requests, found)]))
         logger.warning(
-            "overlength=skip: %d of %d prompts are too long and left out.",
-            *(len(found), len(requests)),
+            "overlength=skip: %d of %d prompts are too long and left out.", len(long), every
         )
     return found
+
+
+def _kept(requests: Sequence[Any], found: Mapping[int, int]) -> dict[str, int]:
+    """How many documents of each task are left."""
+    lost = {(requests[place].task_name, requests[place].doc_id) for place in found}
+    left = {(one.task_name, one.doc_id) for one in requests} - lost
+    return {
+        task: sum(task == one for one, _ in left) for task in {one.task_name for one in requests}
+    }
+
+
+def _check_shares(kept: Sequence[Mapping[str, int]]) -> None:
+    """The harness joins the scores of all processes by name: none may have none."""
+    for task in sorted({task for one in kept for task in one}):
+        counts = [one.get(task, 0) for one in kept]
+        if any(counts) and 0 in counts:
+            raise UserError(
+                f"overlength=skip leaves process {counts.index(0)} no document of {task}: start "
+                "fewer processes, raise max_length, or give overlength=mark."
+            )

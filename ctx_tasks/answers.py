@@ -14,7 +14,8 @@ adds it to the metrics of a document:
 
 All are beside the scores, as `empty` is, and never part of a mean over tasks. A document that was
 skipped or unsegmented has no answer (`unanswered`) and is in no score. Answers of other models
-remember nothing and add nothing.
+remember nothing; a task may know what became of their prompts (`ctx_tasks.cuts`), else they add
+nothing.
 """
 
 from __future__ import annotations
@@ -106,10 +107,14 @@ def share(values: Sequence[float]) -> float:
     return sum(value > 0 for value in values) / len(values)
 
 
-def watch(task: Any) -> None:
-    """Add what the answers remember to the metrics of a harness task."""
+def watch(task: Any, known: Callable[[Any], Note] | None = None) -> None:
+    """Add what the answers remember to the metrics of a harness task.
+
+    Args:
+        known: the note of a request whose answers remember nothing, where there is a way to know.
+    """
     if not isinstance(getattr(task.process_results, "__self__", None), _Watched):
-        watched = _Watched(task)
+        watched = _Watched(task, known)
         task.doc_iterator, task.process_results = watched.doc_iterator, watched.process_results
         task.aggregation, task.higher_is_better = watched.aggregation, watched.higher_is_better
 
@@ -121,8 +126,8 @@ class _Watched:
     documents are taken one by one.
     """
 
-    def __init__(self, task: Any) -> None:
-        self._task = task
+    def __init__(self, task: Any, known: Callable[[Any], Note] | None) -> None:
+        self._task, self._known = task, known
         self._iterate: Callable[..., Iterator[tuple[int, Any]]] = task.doc_iterator
         self._score: Callable[..., Any] = task.process_results
         self._aggregation: Callable[[], Any] = task.aggregation
@@ -141,13 +146,17 @@ class _Watched:
         if self._notes is None:
             self._notes = defaultdict(list)
             for instance in self._task.instances:
-                self._notes[instance.doc_id] += notes(instance.resps)
+                self._notes[instance.doc_id] += self._of(instance)
         found = self._notes.get(self._number, [])
         noted = metrics(found)
         self._reported |= dict.fromkeys(noted)
         if any(note.left_out for note in found):
             return noted
         return {**self._score(doc, results), **noted}
+
+    def _of(self, instance: Any) -> list[Note]:
+        remembered = notes(instance.resps)
+        return remembered or ([self._known(instance)] if self._known is not None else [])
 
     def aggregation(self) -> Mapping[str, Any]:
         return {**(self._aggregation() or {}), **dict.fromkeys(self._reported, share)}

@@ -100,6 +100,7 @@ class Arm:
         alpha: weight of attention outside the user's text; 1 is off.
         schedule: "constant" or "compound", see `ctx_models.steering.Steering`.
         steer_generated: whether generated tokens are down-weighted too.
+        steer_thought: False steers the answer of a model that thinks, and not its thought.
         layers: layers to steer, such as "8-15+20"; None for all.
         heads: path of a JSON file {"layer": [heads]}, or, as read from results, what it held; None
             for all.
@@ -116,6 +117,7 @@ class Arm:
     alpha: float = field(default=1.0, metadata={"read": _alpha})
     schedule: Schedule = field(default="constant", metadata={"read": _as_given})
     steer_generated: bool = field(default=True, metadata={"read": _as_given})
+    steer_thought: bool = field(default=True, metadata={"read": _as_given})
     layers: str | None = field(default=None, metadata={"read": _layers})
     heads: str | None = field(default=None, metadata={"read": _heads})
     indicator: str | None = field(default=None, metadata={"read": _as_given})
@@ -239,6 +241,7 @@ class Arm:
     def _steering(self) -> list[str]:
         words: list[str] = [self.schedule]
         words += [] if self.steer_generated else ["prompt only"]
+        words += [] if self.steer_thought else ["after the thought"]
         words += [f"layers {self.layers}"] if self.layers else []
         words += [f"heads {self.heads}"] if self.heads else []
         return words
@@ -292,7 +295,7 @@ _LONGEST = 160
 FIELDS = tuple(one.name for one in fields(Arm) if one.compare)
 # The model arguments of hf-ctx that make an arm; all others load a checkpoint.
 ARGUMENTS = tuple(one.name for one in fields(Arm) if one.metadata)
-STEERING = ("alpha", "schedule", "steer_generated", "layers", "heads")
+STEERING = ("alpha", "schedule", "steer_generated", "steer_thought", "layers", "heads")
 _PLAIN_STEERING = {name: getattr(Arm(), name) for name in STEERING}
 _NO_INDICATOR = {name: getattr(Arm(), name) for name in ("indicator_turns", "indicator_strict")}
 _NO_INSTRUCTION = {"instruction_turn": Arm().instruction_turn}

@@ -12,6 +12,8 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask
 
 from ctx_tasks import paper
+from ctx_tasks.answers import watch
+from ctx_tasks.cuts import Cuts
 
 
 class _Reading(ConfigurableTask):
@@ -26,6 +28,12 @@ class _Reading(ConfigurableTask):
         if self._score != paper.SETTINGS[self.setting].default:
             # Results with different scores must not be compared.
             self.config.metadata.setdefault("data_used", {})["score"] = self._score
+
+    def build_all_requests(self, **kwargs: Any) -> None:
+        """The harness's; with a model that is not ours, `cut` is counted where it can be."""
+        cuts = Cuts.of(self.config.metadata or {})
+        watch(self, None if cuts is None else cuts.note)
+        super().build_all_requests(**kwargs)
 
     def process_results(self, doc: dict[str, Any], results: list[str]) -> dict[str, float]:
         """The YAML's scores, `score` being the metric that was asked for."""

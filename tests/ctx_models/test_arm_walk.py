@@ -32,6 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "alpha": {"alpha": 0.5},
     "schedule": {"alpha": 0.5, "schedule": "compound"},
     "steer_generated": {"alpha": 0.5, "steer_generated": False},
+    "steer_thought": {"alpha": 0.5, "steer_thought": False},
     "layers": {"alpha": 0.5, "layers": [1, 0]},
     "heads": {"alpha": 0.5, "heads": "heads.json"},
     "indicator": {"indicator": "[IND]"},

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
@@ -13,7 +14,7 @@ from ctx_models import nano
 from ctx_models.prompts import PromptText
 from ctx_models.registry import register_model
 from ctx_models.spans import Segment, render, tokenize
-from ctx_models.window import frame, shortened
+from ctx_models.window import frame, overlong, shortened
 from ctx_tasks import harness
 from ctx_tasks.errors import UserError
 from tests.ctx_models import offline_tasks
@@ -124,6 +125,17 @@ class TestSkipAndRefuse:
     def test_refuse_names_the_longest_document(self):
         with pytest.raises(UserError, match=r"4 of 12 .* document 9 of .* has 83"):
             evaluate(max_length=300, overlength="refuse")
+
+    def test_skip_is_refused_where_a_process_has_nothing_left(self):
+        asked = [Instance("generate_until", {}, ("", {}), 0, ("task", doc, 1)) for doc in (0, 2)]
+
+        def everyone(found: list[Any]) -> list[Any]:
+            """Beside this process one that has as much to do, and kept all of it."""
+            return [*found, {"task": 2} if isinstance(found[0], dict) else found[0]]
+
+        assert overlong(asked, [0, 5], "skip", everyone) == {1: 5}
+        with pytest.raises(UserError, match="skip leaves process 0 no document of task: start"):
+            overlong(asked, [1, 5], "skip", everyone)
 
     @pytest.mark.parametrize(("name", "allowed"), [("overlength", "mark"), ("cut", "left")])
     def test_says_which_values_there_are(self, name, allowed):

@@ -7,9 +7,11 @@ import torch
 from transformers import CONFIG_MAPPING
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from ctx_models.arm import read_arm
 from ctx_models.attention import active_intervention, intervention, paths
 from ctx_models.lm import CtxLM
 from ctx_models.selfcheck import SelfCheck
+from ctx_tasks.arm import Arm
 from ctx_tasks.errors import UserError
 from tests import tiny
 from tests.ctx_models.test_steering import GEMMA4, LLAMA4
@@ -31,7 +33,7 @@ FAMILIES = {name: settings for name, settings in _KNOWN.items() if name in CONFI
 def test_a_right_model_passes_on_both_paths(family: str, dtype: torch.dtype) -> None:
     model = tiny.model(family, **FAMILIES[family]).to(dtype)
     check = SelfCheck(model)
-    assert check.plain_padding_error is None
+    assert check.plain_padding_error is check.steered_padding_error is None
     check.require_steering()
 
 
@@ -72,7 +74,6 @@ def test_a_plain_path_that_gives_nan_is_named(monkeypatch) -> None:
 
 
 _WRONG = {
-    "padding forgotten": ("llama", intervention, "_padded", lambda *_: None),
     "one row sees past its window": ("gemma4_text", paths, "_visible_row", lambda _: None),
     "one row sees past its chunk": ("llama4_text", paths, "_visible_row", lambda _: None),
 }
@@ -87,6 +88,14 @@ def test_a_wrong_steered_path_is_refused_by_name(family, module, part, wrong, mo
     monkeypatch.setattr(module, part, wrong)
     with pytest.raises(UserError, match=f"Attention of {family} cannot be steered: at an alpha"):
         check.require_steering()
+
+
+def test_a_steered_path_that_forgets_padding_is_named(monkeypatch) -> None:
+    check = SelfCheck(tiny.model())
+    monkeypatch.setattr(intervention, "_padded", lambda *_: None)
+    assert "The steered path of llama gives a row padded to" in check.steered_padding_error
+    assert check.plain_padding_error is None
+    check.require_steering()
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +119,27 @@ def test_hf_ctx_keeps_its_batch_size_where_padding_is_right(checkpoint) -> None:
     assert CtxLM(checkpoint, batch_size=4, device="cpu").batch_size == 4
 
 
-def test_hf_ctx_refuses_to_steer_where_the_steered_path_is_wrong(checkpoint, monkeypatch) -> None:
+def test_hf_ctx_steers_prompts_alone_where_the_steered_path_forgets_padding(
+    checkpoint, monkeypatch, caplog
+) -> None:
     monkeypatch.setattr(intervention, "_padded", lambda *_: None)
+    assert CtxLM(checkpoint, alpha=0.5, batch_size=4, device="cpu").batch_size == 1
+    model = CtxLM(checkpoint, batch_size=4, device="cpu")
+    assert model.batch_size == 4
+    for alpha in (0.5, 0.9):
+        model.set_arm(read_arm(Arm(alpha=alpha)))
+        assert model.batch_size == 1
+    # Once a model.
+    assert sum("every prompt is run alone" in record.message for record in caplog.records) == 2
+
+
+def test_hf_ctx_refuses_to_steer_where_the_steered_path_is_wrong(checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr(SelfCheck, "_allowed", -1.0)
     with pytest.raises(UserError, match="Attention of llama cannot be steered"):
-        CtxLM(checkpoint, alpha=0.5, batch_size=4, device="cpu")
-    assert CtxLM(checkpoint, batch_size=4, device="cpu").batch_size == 4
+        CtxLM(checkpoint, alpha=0.5, device="cpu")
 
 
 def test_a_model_is_checked_once(checkpoint, monkeypatch) -> None:
     model = CtxLM(checkpoint, alpha=0.5, device="cpu")
-    monkeypatch.setattr(intervention, "_padded", lambda *_: None)
+    monkeypatch.setattr(SelfCheck, "_allowed", -1.0)
     model._check_model()

@@ -98,7 +98,7 @@ class TestRefused:
 
 class TestThought:
     def test_ends_at_its_first_tag_with_the_blanks_after_it(self, tokenizer):
-        thinking = Thinking(tokenizer, "</think>", 100, steered=True)
+        thinking = Thinking(tokenizer, "</think>", 100)
         text = "He asks. She is not sure. </think>\n\nParis </think>"
         ids = tokenizer.encode(text, add_special_tokens=False)
         end = thinking.closed(ids)
@@ -108,13 +108,13 @@ class TestThought:
         assert thinking.closed(ids[: end // 2]) is None
 
     def test_may_end_at_a_token_id(self, tokenizer):
-        thinking = Thinking(tokenizer, 7, 100, steered=True)
+        thinking = Thinking(tokenizer, 7, 100)
         letters = tokenizer.encode("Paris", add_special_tokens=False)
         assert thinking.closed([5, 6, 7, *letters]) == 3
         assert thinking.closed(letters) is None
 
     def test_is_not_closed_by_a_tag_in_the_prompt(self, tokenizer):
-        thinking = Thinking(tokenizer, "</think>", 100, steered=True)
+        thinking = Thinking(tokenizer, "</think>", 100)
         prompt = tokenizer.encode("What does </think> mean?", add_special_tokens=False)
         thought = tokenizer.encode("It is a tag. ", add_special_tokens=False)
         closed = tokenizer.encode("</think> A tag", add_special_tokens=False)

@@ -8,13 +8,18 @@ what it is for. Mistakes are in `test_run.py`, steered answers of few-shot, turn
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache as kept_once
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import torch
+from lm_eval.caching import cache
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
+from ctx_models import nano
 from tests.commands import ctx_eval
 from tests.ctx_tasks.result_files import read_lines
 
@@ -36,6 +41,10 @@ SAME: dict[str, tuple[str, tuple[Any, ...]]] = {
     "an end token without thinking": ("think_end_token=</think>,enable_thinking=False", ()),
     "overlength": ("overlength=refuse", ()),
     "cut": ("cut=frame", ()),
+    # Without GPUs nothing else has room for a layer.
+    "parallelize": ("parallelize=True,max_cpu_memory=4GiB", ()),
+    "an adapter that adds nothing": ("peft={adapter}", ()),
+    "a delta that adds nothing": ("delta={delta}", ()),
 }
 # Flag -> how many of the four documents are answered.
 FEWER: dict[str, tuple[tuple[Any, ...], int]] = {
@@ -65,7 +74,7 @@ def run(arguments: str, flags: tuple[Any, ...]) -> tuple[list[dict[str, Any]], d
         return lines, json.loads(results.read_text())
 
 
-@cache
+@kept_once
 def bare() -> list[str]:
     return answers(run("", ("--batch_size", 4))[0])
 
@@ -74,10 +83,26 @@ def answers(lines: list[dict[str, Any]]) -> list[str]:
     return [line["resps"][0][0] for line in lines]
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """An adapter and a delta of nano-chat that leave its weights as they are."""
+    made = {name: tmp_path_factory.mktemp(name) for name in ("adapter", "delta")}
+    model = AutoModelForCausalLM.from_pretrained(nano.folder("nano-chat"))
+    # The second matrix of each pair begins with zeros.
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(model, config).save_pretrained(made["adapter"])
+    zeros = AutoModelForCausalLM.from_pretrained(nano.folder("nano-chat"))
+    with torch.no_grad():
+        for weights in zeros.parameters():
+            weights.zero_()
+    zeros.save_pretrained(made["delta"])
+    return made
+
+
 @pytest.mark.parametrize("name", SAME)
-def test_leaves_every_answer(name):
+def test_leaves_every_answer(name, folders):
     arguments, flags = SAME[name]
-    assert answers(run(arguments, flags)[0]) == bare()
+    assert answers(run(arguments.format(**folders), flags)[0]) == bare()
 
 
 @pytest.mark.parametrize("name", FEWER)
@@ -92,6 +117,24 @@ def test_a_config_file_is_the_flags_in_it(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("batch_size: 4\n")
     assert answers(run("", ("--config", config))[0]) == bare()
+
+
+@pytest.mark.parametrize("argument", ["load_in_4bit=True", "load_in_8bit=True"])
+def test_quantized_weights_answer_and_are_recorded(argument):
+    details = ",bnb_4bit_quant_type=nf4" if "4bit" in argument else ""
+    lines, results = run(argument + details, ("--batch_size", 4))
+    assert all(answers(lines))
+    assert results["config"]["ctx"]["quantization"][argument.partition("=")[0]] == "True"
+
+
+def test_cached_requests_are_the_same_requests(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "PATH", str(tmp_path))
+    for _ in range(2):
+        lines, _ = run("", ("--cache_requests", "true", "--batch_size", 4))
+        assert answers(lines) == bare()
+    [kept] = tmp_path.glob(f"requests-{TASK}*")
+    # Steered prompts carry their segments: a plain run must not take them for its own.
+    assert "ctx_" in kept.name
 
 
 def test_answers_without_scores_are_the_same_answers():
