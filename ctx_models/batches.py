@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
-from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -30,28 +29,6 @@ _SHARE = 0.5
 _HIDDEN, _INTERMEDIATE = 12, 3
 
 
-def shown_in_batches(
-    lm: Any,
-    items: Sequence[Item],
-    lengths: Sequence[int],
-    run: Callable[[list[Item]], Sequence[Made]],
-    kind: str,
-    disable_tqdm: bool,
-) -> list[Made]:
-    """`in_batches` within the memory of a harness's `HFLM`, with its bar; `kind` of requests."""
-    quiet = disable_tqdm or lm.rank != 0
-    with tqdm(total=len(items), disable=quiet, desc=f"Running {kind} requests") as bar:
-
-        def shown(batch: list[Item]) -> Sequence[Made]:
-            made = run(batch)
-            bar.update(len(batch))
-            return made
-
-        budget = token_budget(lm.model, lm.device, scored=kind == "loglikelihood")
-        most, sizes = lm.max_batch_size, lm.batch_schedule
-        return in_batches(items, lengths, shown, budget=budget, most=most, sizes=sizes)
-
-
 def in_batches(
     items: Sequence[Item],
     lengths: Sequence[int],
@@ -60,6 +37,7 @@ def in_batches(
     budget: int,
     most: int,
     sizes: float = 1,
+    known: Callable[[list[Item]], int | None] = lambda items: None,
 ) -> list[Made]:
     """Run all items, longest first, and give back what was made of them in their order.
 
@@ -69,6 +47,7 @@ def in_batches(
         budget: tokens of a batch, padding included.
         most: rows of a batch.
         sizes: how many times batches are sized (`auto:N`); 1 for every batch anew.
+        known: how many of the items left are a batch that need not be sized; None if none is.
     """
     order = sorted(range(len(items)), key=lambda place: -lengths[place])
     stretch = math.ceil(len(items) / sizes) if sizes > 1 else 1
@@ -77,7 +56,8 @@ def in_batches(
         done = len(made)
         # The longest of the stretch that this batch begins in decides.
         longest = lengths[order[done // stretch * stretch]]
-        batch = order[done : done + max(1, min(most, budget // longest))]
+        rows = known([items[place] for place in order[done:]])
+        batch = order[done : done + (rows or max(1, min(most, budget // longest)))]
         try:
             found = run([items[place] for place in batch])
         except RuntimeError as error:
@@ -89,6 +69,24 @@ def in_batches(
             torch.cuda.empty_cache()
             continue
         made.update(zip(batch, found, strict=True))
+    return [made[place] for place in range(len(items))]
+
+
+def in_fixed_batches(
+    items: Sequence[Item],
+    keys: Sequence[Any],
+    run: Callable[[list[Item]], Sequence[Made]],
+    size: int,
+) -> list[Made]:
+    """Run all items, `size` at a time in the order of `keys`, and give back what was made of each.
+
+    With its keys the order and the batches are the harness's own.
+    """
+    order = sorted(range(len(items)), key=keys.__getitem__)
+    made: dict[int, Made] = {}
+    for begin in range(0, len(order), size):
+        batch = order[begin : begin + size]
+        made.update(zip(batch, run([items[place] for place in batch]), strict=True))
     return [made[place] for place in range(len(items))]
 
 

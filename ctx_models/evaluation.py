@@ -72,6 +72,19 @@ def evaluate(
     return dict(results)
 
 
+def documents(manager: TaskManager, tasks: Sequence[str], limit: float | None = None) -> int:
+    """How many documents tasks and groups of these names evaluate; loads their data.
+
+    Raises:
+        UserError: data that cannot be loaded, as the run itself would raise it.
+    """
+    counts = [len(task.eval_docs) for task in manager.load(list(tasks))["tasks"].values()]
+    if limit is None:
+        return sum(counts)
+    # As in the harness: a share of the documents below 1, else a number.
+    return sum(min(n, int(limit * n) if limit < 1 else int(limit)) for n in counts)
+
+
 def _save(tracker: EvaluationTracker, results: dict[str, Any], folder: Path) -> None:
     tracker.output_path = str(folder / "results.json")
     samples = results["samples"]

@@ -16,12 +16,8 @@ from ctx_tasks.errors import UserError
 
 _ROW = "lm_eval_ctx_fingerprint"
 _WEIGHTS = (
-    "*.safetensors",
-    "*.bin",
-    "*.gguf",
-    "config.json",
-    "adapter_config.json",
-    "tokenizer.json",
+    *("*.safetensors", "*.bin", "*.gguf"),
+    *("config.json", "adapter_config.json", "tokenizer.json"),
 )
 # Tuning moves every tensor, so a sample of the bytes tells two checkpoints apart in milliseconds.
 _BLOCKS, _BLOCK_BYTES = 16, 65_536

@@ -1,9 +1,10 @@
 """`hf-ctx`: the harness's own `hf` model, steered or with `[IND]`.
 
-A thin subclass of `HFLM`, the half of it that runs requests (`steered.py` is the other). With
-alpha=1 and no indicator every method is HFLM's own: same generations, bit-identical
-log-likelihoods. Each answer remembers what became of its request (`ctx_tasks.answers`). The
-continuation of a log-likelihood request is the model's response, never user text.
+A thin subclass of `HFLM`, the half of it that runs requests (`steered.py` is the other, and
+`batched.py` puts them into batches). With alpha=1 and no indicator every method is HFLM's own: same
+generations, bit-identical log-likelihoods. Each answer remembers what became of its request
+(`ctx_tasks.answers`). The continuation of a log-likelihood request is the model's response, never
+user text.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from ctx_tasks import harness
 from ctx_tasks.answers import Answer, LogLikelihood, Note
 from ctx_tasks.errors import UserError
 
+from . import progress
 from .arm import ArmSettings
-from .batches import shown_in_batches, token_budget
+from .batched import BatchedLM
+from .batches import token_budget
 from .fingerprint import check_cache, checkpoint_fingerprint
 from .generation import check_generation
+from .launched import together
 from .notes import Ledger, NotedHook
 from .prompts import PromptText, clipped
 from .registry import register_model
 from .rows import UserRows
 from .spans import Segment, Segmented, with_response
-from .steered import SteeredLM
 from .thinking import Closed, continued
 from .unsegmented import MISSING, where_segmented
 from .window import overlong, read_overlength, shortened
@@ -40,7 +43,7 @@ from .window import overlong, read_overlength, shortened
 logger = logging.getLogger(__name__)
 
 
-class CtxLM(SteeredLM):
+class CtxLM(BatchedLM):
     """HFLM with attention steering and the context indicator.
 
     Args:
@@ -68,6 +71,7 @@ class CtxLM(SteeredLM):
 
     # ---- generation ----------------------------------------------------------------------------
 
+    @together
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """HFLM's, with a note to each answer, an empty one to prompts without segments."""
         return where_segmented(
@@ -94,37 +98,33 @@ class CtxLM(SteeredLM):
         by_settings: dict[str, list[int]] = {}
         for place in run:
             by_settings.setdefault(str(requests[place].args[1]), []).append(place)
-        for places in by_settings.values():
-            texts = self._generate([requests[place] for place in places], disable_tqdm)
-            answers.update(zip(places, texts, strict=True))
+        quiet = disable_tqdm or self.rank != 0
+        documents = self._evaluated(requests)
+        with progress.requests(len(run), documents, "generate_until", quiet) as done:
+            for places in by_settings.values():
+                asked = [requests[place] for place in places]
+                needed = partial(self._needed, asked)
+                texts = self._generated(asked, needed, self._batch, done)
+                answers.update(zip(places, texts, strict=True))
         return [answers[place] for place in range(len(requests))]
 
-    def _generate(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
-        """Answers to requests of the same arguments."""
-        if self.batch_size == "auto" and self.backend == "causal":
-            texts = self._in_batches(requests, disable_tqdm)
-        else:
-            texts = super().generate_until(requests, disable_tqdm)
-        return [
-            self._ledger.answer(one.args[0], text)
-            for one, text in zip(requests, texts, strict=True)
-        ]
-
-    def _in_batches(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
-        """HFLM's answers in batches sized by what the prompts need."""
+    def _needed(self, requests: list[Any]) -> list[int]:
+        """Tokens that each of these requests of the same arguments may come to."""
         room = self._room(requests[0].args[1])
-        lengths = [
-            min(self._length(one.args[0]), room) + self.max_length - room for one in requests
-        ]
+        return [min(self._length(one.args[0]), room) + self.max_length - room for one in requests]
 
-        def run(batch: list[Any]) -> list[str]:
+    def _batch(self, batch: list[Any]) -> list[str]:
+        """HFLM's answers to one batch, with their notes."""
+        size = self.batch_size_per_gpu
+        if self.backend == "causal":
             self.batch_size_per_gpu = len(batch)
-            try:
-                return super(CtxLM, self).generate_until(batch, True)
-            finally:
-                self.batch_size_per_gpu = "auto"
-
-        return shown_in_batches(self, requests, lengths, run, "generate_until", disable_tqdm)
+        try:
+            texts = super().generate_until(batch, True)
+        finally:
+            self.batch_size_per_gpu = size
+        return [
+            self._ledger.answer(one.args[0], text) for one, text in zip(batch, texts, strict=True)
+        ]
 
     def _left_out(
         self, requests: Sequence[Any], excess: Callable[[Any], int]
@@ -218,8 +218,7 @@ class CtxLM(SteeredLM):
             answers = self._after_thoughts(context, max_length - context.shape[1], stop, **kwargs)
             self._ledger.end([one is None or not self._ended(one, stop) for one in answers])
             return self._behind(context, [one or [] for one in answers])
-        with self._steered(self._user_mask):
-            rows = super()._model_generate(context, max_length, stop, **kwargs)
+        rows = self._continued(context, max_length, stop, self._user_mask, **kwargs)
         begin = context.shape[1] if self.backend == "causal" else 0
         self._ledger.end([not self._ended(row, stop) for row in rows[:, begin:].tolist()])
         return rows
@@ -298,6 +297,7 @@ class CtxLM(SteeredLM):
 
     # ---- log-likelihoods -----------------------------------------------------------------------
 
+    @together
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
@@ -353,38 +353,17 @@ class CtxLM(SteeredLM):
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         """HFLM's, with a note to each answer; `auto` sizes batches by what the rows need."""
-        notes = [
-            self._ledger.score(pair, self._lost.get(pair, 0) + self._excess(context, continuation))
-            for pair, context, continuation in requests
-        ]
-        if self.batch_size == "auto" and self.backend == "causal":
-            found = self._scored_in_batches(requests, disable_tqdm)
-        else:
-            found = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-        return [LogLikelihood.of(one, note) for one, note in zip(found, notes, strict=True)]
 
-    def _scored_in_batches(
-        self, requests: list[Any], disable_tqdm: bool
-    ) -> list[tuple[float, bool]]:
-        """HFLM's scores; requests that differ in their last token are one row, as there."""
-        rows: dict[tuple[int, ...], list[int]] = {}
-        for place, (_, context, continuation) in enumerate(requests):
-            rows.setdefault((*context, *continuation[:-1]), []).append(place)
+        def answer(batch: list[Any]) -> list[LogLikelihood]:
+            notes = [
+                self._ledger.score(pair, self._lost.get(pair, 0) + self._excess(*tokens))
+                for pair, *tokens in batch
+            ]
+            size = len(batch) if self.backend == "causal" else override_bs
+            found = super(CtxLM, self)._loglikelihood_tokens(batch, True, size)
+            return [LogLikelihood.of(one, note) for one, note in zip(found, notes, strict=True)]
 
-        def run(batch: list[list[int]]) -> list[list[tuple[float, bool]]]:
-            asked = [requests[place] for places in batch for place in places]
-            scores = iter(super(CtxLM, self)._loglikelihood_tokens(asked, True, len(batch)))
-            return [[next(scores) for _ in places] for places in batch]
-
-        lengths = [min(len(row), self.max_length) for row in rows]
-        places = list(rows.values())
-        found = shown_in_batches(self, places, lengths, run, "loglikelihood", disable_tqdm)
-        by_place = {
-            place: score
-            for of_row, scores in zip(places, found, strict=True)
-            for place, score in zip(of_row, scores, strict=True)
-        }
-        return [by_place[place] for place in range(len(requests))]
+        return self._scored(requests, answer, disable_tqdm or self.rank != 0)
 
     def _excess(self, context: Sequence[int], continuation: Sequence[int]) -> int:
         """Tokens of a row that HFLM cuts."""

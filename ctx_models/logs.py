@@ -10,14 +10,11 @@ from __future__ import annotations
 import io
 import logging
 import os
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any, TextIO
-
-from tqdm import tqdm
+from typing import TextIO
 
 from ctx_tasks import harness
 from ctx_tasks.files import write_text
@@ -26,22 +23,6 @@ NAME = "log.txt"
 # Of an `accelerate launch`: all processes evaluate together, the first speaks and writes.
 RANK = int(os.environ.get("RANK", "0"))
 Say = Callable[[str], None]
-
-
-@contextmanager
-def progress(total: int, unit: str) -> Iterator[tuple[tqdm[Any], Say]]:
-    """A progress bar on the terminal, and how to tell something above it, the same thing once."""
-    told: set[str] = set()
-    with _terminal() as terminal:
-        bar: tqdm[Any] = tqdm(total=total, unit=unit, file=terminal, disable=RANK > 0)
-
-        def say(text: str) -> None:
-            if RANK == 0 and text not in told:
-                told.add(text)
-                bar.write(text, file=terminal)
-
-        with bar:
-            yield bar, say
 
 
 @contextmanager
@@ -95,18 +76,6 @@ def keep(path: Path, folder: Path) -> None:
     """Move a log into the folder of the evaluation that it is about."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / NAME, path.read_text(encoding="utf-8", errors="replace"))
-
-
-@contextmanager
-def _terminal() -> Iterator[TextIO]:
-    """stderr as it is now, whatever `recorded` does to it later."""
-    try:
-        descriptor = os.dup(sys.stderr.fileno())
-    except (OSError, ValueError):  # stderr is no file, as in a notebook or a test
-        yield sys.stderr
-        return
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as terminal:
-        yield terminal
 
 
 @contextmanager

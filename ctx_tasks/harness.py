@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ctx_tasks.answers import watch
 from ctx_tasks.catalogue import task_folder
+from ctx_tasks.errors import UserError
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -122,6 +123,13 @@ def answer_tokens(kwargs: Mapping[str, Any], default: int) -> int:
     return int(normalize_gen_kwargs(dict(kwargs), default)["max_gen_toks"])
 
 
+def samples(kwargs: Mapping[str, Any]) -> bool:
+    """Whether answers with these generation arguments are drawn at random."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return bool(normalize_gen_kwargs(dict(kwargs))["do_sample"])
+
+
 def insist_on_samples(task: Any) -> None:
     """Make the harness refuse to run `task` without --log_samples."""
     task._metric_fn_list["bypass"] = None
@@ -134,18 +142,40 @@ def name_model(tracker: Any, results: Any, name: str) -> None:
 
 @functools.cache
 def watch_answers() -> None:
-    """From now on, let what answers remember (`ctx_tasks.answers`) reach samples and results."""
+    """From now on, let what answers remember (`ctx_tasks.answers`) reach samples and results.
+
+    And refuse more processes than a task has documents: the harness ends in an IndexError there.
+    """
     from lm_eval.api.task import Task
 
     build = Task.build_all_requests
 
     @functools.wraps(build)
     def watched(task: Any, *args: Any, **kwargs: Any) -> None:
+        _require_shares(task, **kwargs)
         watch(task)
         build(task, *args, **kwargs)
 
     whole: Any = Task
     whole.build_all_requests = watched
+
+
+def _require_shares(
+    task: Any,
+    *,
+    limit: int | None = None,
+    samples: Sequence[int] | None = None,
+    world_size: int = 1,
+    **_: Any,
+) -> None:
+    """Each process needs a document of every task."""
+    documents = len(task.eval_docs) if samples is None else len(samples)
+    documents = documents if limit is None else min(documents, int(limit))
+    if documents < world_size:
+        raise UserError(
+            f"{task.config.task} has {documents} documents for {world_size} processes: start no "
+            "more processes than a task has documents."
+        )
 
 
 def build_task(manager: TaskManager, name: str, overrides: Mapping[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import typer
 
 from ctx_models import model_names, nano
 from ctx_models.commands import backends, judge, preflight
+from ctx_models.kept import kept_in
+from ctx_models.launched import say_when_ended
 from ctx_models.registry import MODEL, check_model, register_model
 from ctx_tasks import harness
 from ctx_tasks.catalogue import task_folder, tasks
@@ -54,6 +56,9 @@ Model arguments of hf-ctx, beside all those of hf:
 Tasks of ours (`ctx-eval ls` says what each measures):
 {tasks}
 
+With --output_path, answers are kept beside the results as they come: a killed run goes on when the
+same command is given again, --fresh starts over. Sampled answers (do_sample) are not kept.
+
 Exit codes: 0 done, 2 a mistake in the command, 70 what nobody foresaw (CTX_DEBUG=1 shows where).
 
 What follows is the harness's own help.
@@ -71,6 +76,9 @@ def command(context: typer.Context) -> None:
     """
     parser = harness.run_parser()
     parser.prog = "ctx-eval run"
+    parser.add_argument(
+        "--fresh", action="store_true", help="Forget what an unfinished run has answered"
+    )
     if not context.args or {"-h", "--help"} & set(context.args):
         typer.echo(_help() + parser.format_help(), nl=False)
         return
@@ -92,6 +100,9 @@ def evaluate(args: argparse.Namespace) -> None:
         UserError: what is wrong with the arguments, before the model loads where possible.
     """
     register_model()
+    say_when_ended("ctx-eval")
+    # The harness would take it for one of its own.
+    fresh = vars(args).pop("fresh")
     config = config_file(args)
     given = preflight.Given.of(args, config)
     check_model(given.model, given.model_args.get("pretrained"))
@@ -101,6 +112,7 @@ def evaluate(args: argparse.Namespace) -> None:
     with ExitStack() as around:
         around.enter_context(judge.afterwards(args, config))
         around.enter_context(harness.git_unheard())
+        around.enter_context(_kept(given, fresh))
         if backends.is_api(given.model):
             around.enter_context(harness.no_empty_stop())
         around.enter_context(
@@ -109,6 +121,23 @@ def evaluate(args: argparse.Namespace) -> None:
             else harness.without_defaults()
         )
         _call(args, given)
+
+
+def _kept(given: preflight.Given, fresh: bool) -> AbstractContextManager[None]:
+    """Answers are kept beside the results, until those are written."""
+    if given.model != MODEL or given.output_path is None:
+        return nullcontext()
+    named = given.output_path.suffix == ".json"
+    folder = given.output_path.parent if named else given.output_path
+    before = set(folder.rglob("*.json"))
+    return kept_in(
+        folder / ".answers",
+        {"model_args": dict(given.model_args)},
+        fresh=fresh,
+        say=lambda text: typer.echo(f"ctx-eval: {text}", err=True),
+        # The harness logs an error where it cannot write, and goes on.
+        written=lambda: set(folder.rglob("*.json")) > before,
+    )
 
 
 def config_file(args: argparse.Namespace) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def run(
 ) -> list[Outcome]:
     """Evaluate every setup that is not finished, and read the results of all.
 
+    Killed, it goes on where it was: no batch is answered twice.
+
     Args:
         family: what is compared.
         output: folder for `commands.txt` and, for each checkpoint, a folder with, for each setup, a

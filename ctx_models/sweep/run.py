@@ -3,7 +3,8 @@
 A finished cell is a folder with lm-eval's own files, a `cell.json` (fingerprint, command, hashes of
 the files) and a `log.txt` (all that was said); it appears under its name at once, whole. A cell
 that failed has the log alone, which ends with the traceback. A cell whose fingerprint or files do
-not fit is run again. Arms of one checkpoint share tokenizer, tasks and metadata, hence documents.
+not fit is run again; what an unfinished one has answered is kept beside it (`ctx_models.kept`).
+Arms of one checkpoint share tokenizer, tasks and metadata, hence documents.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import gc
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,14 +23,15 @@ from typing import Any
 import torch
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
-from tqdm import tqdm
 
-from ctx_models import logs, model_names
+from ctx_models import evaluation, logs, model_names, progress
 from ctx_models.arm import check_tokenizer, read_arm
 from ctx_models.checkpoint import tokenizer_of
 from ctx_models.commands.entry import first_line
-from ctx_models.evaluation import evaluate
+from ctx_models.kept import kept_in
+from ctx_models.launched import say_when_ended
 from ctx_models.lm import CtxLM
+from ctx_models.progress import Progress
 from ctx_models.registry import MODEL
 from ctx_models.sweep.plan import Cell, Checkpoint, Plan, cells
 from ctx_tasks import harness
@@ -99,13 +102,7 @@ def documents(cell: Cell) -> int:
         UserError: data that cannot be loaded, as the run itself would raise it.
     """
     with logs.recorded():
-        loaded = _tasks(cell.checkpoint, cell.plan).load(list(cell.tasks))["tasks"]
-    counts = [len(task.eval_docs) for task in loaded.values()]
-    limit = cell.plan.limit
-    if limit is None:
-        return sum(counts)
-    # As in the harness: a share of the documents below 1, else a number.
-    return sum(min(n, int(limit * n) if limit < 1 else int(limit)) for n in counts)
+        return evaluation.documents(_tasks(cell.checkpoint, cell.plan), cell.tasks, cell.plan.limit)
 
 
 def run(plan: Plan) -> dict[str, str]:
@@ -115,18 +112,29 @@ def run(plan: Plan) -> dict[str, str]:
         One sentence of what went wrong, by cell (see `title`); empty if all is well.
     """
     require_writable(plan.output / _RECORD)
+    say_when_ended("ctx-eval")
     planned = cells(plan)
     todo = [cell for cell in planned if finished(cell) is None]
+    sizes = _sizes(todo)
     failed: dict[str, str] = {}
-    with logs.progress(len(planned), " cells") as (bar, say):
-        bar.update(len(planned) - len(todo))
+    with progress.shown(sum(sizes.get(cell.folder, 0) for cell in todo)) as bar:
         for checkpoint, group in groupby(todo, key=lambda cell: cell.checkpoint):
-            for cell, error in _checkpoint(checkpoint, list(group), bar, say):
-                bar.update()
+            for cell, error in _checkpoint(checkpoint, list(group), sizes, bar):
                 if error is not None:
                     failed[title(cell)] = error
-                    say(f"{title(cell)}: {error}")
+                    bar.say(f"{title(cell)}: {error}")
     return failed
+
+
+def _sizes(todo: Sequence[Cell]) -> dict[Path, int]:
+    """How many documents cells have, by folder; cells of the same tasks have the same."""
+    counts: dict[tuple[str, ...], int] = {}
+    for cell in todo:
+        tasks = tuple(cell.tasks)
+        # What cannot be loaded fails as a cell, with its log.
+        with suppress(Exception):
+            counts[tasks] = counts.get(tasks) or documents(cell)
+    return {cell.folder: counts.get(tuple(cell.tasks), 0) for cell in todo}
 
 
 def title(cell: Cell) -> str:
@@ -135,30 +143,41 @@ def title(cell: Cell) -> str:
 
 
 def _checkpoint(
-    checkpoint: Checkpoint, todo: Sequence[Cell], bar: tqdm[Any], say: logs.Say
+    checkpoint: Checkpoint, todo: Sequence[Cell], sizes: Mapping[Path, int], bar: Progress
 ) -> Iterator[tuple[Cell, str | None]]:
     """Each cell of one checkpoint, loaded once, and what went wrong with it."""
-    bar.set_description(f"loading {checkpoint.name}")
+    bar.title(f"loading {checkpoint.name}")
     plan = todo[0].plan
     with TemporaryDirectory() as temporary:
         loading = Path(temporary) / logs.NAME
         try:
-            with logs.recorded(loading, say):
+            with logs.recorded(loading, bar.say):
                 model = _load(checkpoint, plan)
                 manager = _tasks(checkpoint, plan)
         except Exception as error:
             yield from ((cell, _lost(cell, error, loading)) for cell in todo)
             return
         said = loading.read_text(encoding="utf-8")
+    bar.title("")
     for cell in todo:
-        bar.set_description(title(cell))
+        told = None
         try:
-            with logs.cell_log(cell.folder, say, said) as log:
+            with (
+                bar.evaluation(title(cell), sizes[cell.folder]),
+                logs.cell_log(cell.folder, bar.say, said) as log,
+            ):
                 _run(model, cell, manager, log)
-            yield cell, None
         except Exception as error:
-            yield cell, _told(cell, error)
+            told = _told(cell, error)
+        # The error is gone, and with it what its frames held: the next cell may need the memory.
+        _free()
+        yield cell, told
     del model
+    _free()
+
+
+def _free() -> None:
+    """Give memory back that nothing holds."""
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -193,20 +212,22 @@ def _run(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
     if isinstance(model, CtxLM):
         model.set_arm(read_arm(cell.arm))
     start = time.monotonic()
-    evaluate(
-        model,
-        cell.folder,
-        model_name=cell.checkpoint.model,
-        model_args=cell.model_args,
-        tasks=cell.tasks,
-        manager=manager,
-        chat=cell.arm.chat,
-        log=log,
-        config={"checkpoint": cell.checkpoint.name},
-        finish=lambda folder: _finish(cell, folder, time.monotonic() - start),
-        batch_size=cell.plan.batch_size,
-        limit=cell.plan.limit,
-    )
+    answers = cell.folder.with_name(f".{cell.folder.name}.answers")
+    with kept_in(answers, {"cell": cell.fingerprint}):
+        evaluation.evaluate(
+            model,
+            cell.folder,
+            model_name=cell.checkpoint.model,
+            model_args=cell.model_args,
+            tasks=cell.tasks,
+            manager=manager,
+            chat=cell.arm.chat,
+            log=log,
+            config={"checkpoint": cell.checkpoint.name},
+            finish=lambda folder: _finish(cell, folder, time.monotonic() - start),
+            batch_size=cell.plan.batch_size,
+            limit=cell.plan.limit,
+        )
 
 
 def _finish(cell: Cell, staged: Path, seconds: float) -> None:

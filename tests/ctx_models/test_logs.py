@@ -68,15 +68,6 @@ def test_of_a_progress_bar_the_last_state_is_kept(tmp_path, told):
     assert line.startswith("counting: 100%")
 
 
-def test_each_distinct_thing_is_told_once(capsys):
-    with logs.progress(3, " cells") as (bar, say):
-        for text in ("once", "once", "twice", "once"):
-            say(text)
-            bar.update()
-    said = capsys.readouterr().err
-    assert said.count("once\n") == said.count("twice\n") == 1
-
-
 class TestCellLog:
     def test_a_failure_leaves_its_traceback_in_the_cell_s_folder(self, tmp_path, told):
         with pytest.raises(RuntimeError), logs.cell_log(tmp_path / "cell", told.append, "loaded\n"):

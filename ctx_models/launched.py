@@ -1,0 +1,88 @@
+"""Several processes of one launch (`accelerate launch`): what becomes of one concerns all.
+
+The harness lets them meet when each has answered its share. One that fails before would leave the
+others waiting, or meet them in another place; so all hear of it, and all fail. One that is killed
+can say nothing: its launcher ends the others, and they say why.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ctx_models.logs import RANK
+from ctx_tasks.errors import UserError
+
+Found = TypeVar("Found")
+
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+# As a shell reports a program that a SIGTERM ended.
+_ENDED = 128 + signal.SIGTERM
+
+
+def together(answer: Callable[..., Found]) -> Callable[..., Found]:
+    """A model's method in which what goes wrong in one process goes wrong in all.
+
+    Not with --use_cache, where a process whose answers are all cached does not come here.
+    """
+
+    @functools.wraps(answer)
+    def whole(self: Any, *args: Any, **kwargs: Any) -> Found:
+        if self.world_size == 1 or self.cache_hook.dbdict is not None:
+            return answer(self, *args, **kwargs)
+        failed: Exception | None = None
+        try:
+            found = answer(self, *args, **kwargs)
+        except Exception as error:
+            failed = error
+        _tell(failed)
+        return found
+
+    return whole
+
+
+def _tell(failed: Exception | None) -> None:
+    """Raise this process's error, or what another one says of its own."""
+    from accelerate.utils import gather_object
+
+    said = "" if failed is None else f"{type(failed).__name__}: {failed}".splitlines()[0]
+    everywhere = gather_object([said])
+    if failed is not None:
+        raise failed
+    for number, error in enumerate(everywhere):
+        if error:
+            raise UserError(f"Process {number} of {len(everywhere)} failed: {error}")
+
+
+def say_when_ended(program: str) -> None:
+    """Of several processes, end with a sentence when the launcher ends this one.
+
+    Python runs no handler while a process waits for another in foreign code, so a thread does it.
+    """
+    if PROCESSES == 1:
+        return
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    threading.Thread(target=_listen, args=(program, ear, mouth), daemon=True).start()
+
+
+def _listen(program: str, ear: socket.socket, _mouth: socket.socket) -> None:
+    """Wait for the signal; the other end of the pair lives as long as this does."""
+    while signal.SIGTERM not in ear.recv(1):
+        pass
+    print(
+        f"{program}: process {RANK} of {PROCESSES} was told to end: another one died, or the whole "
+        "launch was ended. What was answered is kept where results are written; give the same "
+        "command again to go on.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(_ENDED)
