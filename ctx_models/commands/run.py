@@ -1,4 +1,4 @@
-"""`ctx-eval run`: the harness's own `run`, with hf-ctx and our tasks known."""
+"""`ctx-eval run`: the harness's own `run`, with our models and tasks known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from ctx_models import nano
 from ctx_models.commands import backends, judge, preflight
-from ctx_models.registry import MODEL, check_model, register_model
+from ctx_models.registry import OURS, check_model, register_model
 from ctx_tasks import harness
 from ctx_tasks.catalogue import task_folder, tasks
 from ctx_tasks.errors import UserError
@@ -25,7 +25,7 @@ PASS_THROUGH: dict[str, Any] = {
 _HELP = """\
 usage: ctx-eval run --model hf-ctx --model_args pretrained=M[,KEY=VALUE] --tasks TASK[,TASK] [...]
 
-Evaluate a model: every flag of `lm_eval run`, with hf-ctx and our tasks known.
+Evaluate a model: every flag of `lm_eval run`, with our models and tasks known.
 
 Example:
   ctx-eval run --model hf-ctx --model_args pretrained=nano-chat,alpha=0.9 \\
@@ -33,7 +33,7 @@ Example:
       --log_samples --output_path results/steered
   accelerate launch --num_processes 4 --no_python ctx-eval run ...    (several GPUs)
 
-Model arguments of hf-ctx, beside all those of hf:
+Model arguments of hf-ctx, beside all those of hf, and of vllm-ctx, beside all those of vllm:
   pretrained=M            folder, hub name, or a bundled model: {bundled}
   alpha=1.0               attention on all but the user's text is weighted by this; 1 is off
   schedule=constant       or compound: alpha to the power of the layer's number
@@ -61,7 +61,7 @@ What follows is the harness's own help.
 
 
 def command(context: typer.Context) -> None:
-    """Evaluate a model: `lm_eval run`, hf-ctx and our tasks known.
+    """Evaluate a model: `lm_eval run`, our models and tasks known.
 
     \b
     Example:
@@ -126,9 +126,9 @@ def config_file(args: argparse.Namespace) -> dict[str, Any]:
 def bundled_model(args: argparse.Namespace, given: preflight.Given) -> Any:
     """The model arguments, with the folder of a bundled model as `pretrained` where it is meant.
 
-    `hf-ctx` finds it by itself, but the needle test reads the tokenizer by the same argument.
+    Our models find it by themselves, but the needle test reads the tokenizer by the same argument.
     """
-    if given.model != MODEL:
+    if given.model not in OURS:
         return args.model_args
     named = given.model_args.get("pretrained")
     if named is None:

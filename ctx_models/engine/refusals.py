@@ -11,7 +11,7 @@ from ctx_tasks.errors import UserError
 
 _SOFTMAX = {"full_attention", "sliding_attention"}
 _PLAIN_KEYS = {"auto", "float16", "bfloat16", "float32", "half", "float"}
-_PENALTIES = {"repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
+PENALTIES = {"repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
 # Engine arguments that steering forbids where they are set, and why.
 _ARGUMENTS = {
     "speculative_config": "a draft copies token ids, and with them their marks",
@@ -66,6 +66,8 @@ def check_config(config: Any) -> None:
 
 
 def _reasons(config: Any, text: Any) -> Iterator[str]:
+    if getattr(text, "num_attention_heads", None) is None:
+        yield "it has no layer with attention"
     if getattr(text, "kv_lora_rank", None):
         yield "its keys are compressed (MLA), with no channel to add"
     if getattr(text, "attn_logit_softcapping", None):
@@ -83,7 +85,7 @@ def check_generation(settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: a penalty.
     """
-    for name, off in _PENALTIES.items():
+    for name, off in PENALTIES.items():
         if settings.get(name, off) != off:
             raise UserError(
                 f"{name}={settings[name]} counts token ids, which carry marks: it cannot be "
