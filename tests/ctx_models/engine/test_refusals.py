@@ -84,4 +84,6 @@ def test_without_vllm_one_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("ctx_models.registry.find_spec", lambda name: None)
     done = ctx_eval("run", "--model", "vllm-ctx", "--tasks", "nih_recall")
     assert done.code == 2
-    assert "vllm-ctx needs vLLM, which is not installed: pip install 'lm-eval-ctx[vllm]'" in done.err
+    assert (
+        "vllm-ctx needs vLLM, which is not installed: pip install 'lm-eval-ctx[vllm]'" in done.err
+    )

@@ -38,7 +38,7 @@ class TestRow:
         assert (middle.prompt, middle.cut) == ("prompt", 1)
 
     def test_takes_plain_ids_as_the_model_s(self):
-        assert (Row.of(IDS, USER) + [9]).user == [*USER, False]
+        assert Row.of(IDS, USER).__add__([9]).user == [*USER, False]
 
     def test_is_a_list_to_whoever_looks_at_it(self):
         row = Row.of(IDS, USER)
