@@ -10,7 +10,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
@@ -26,7 +25,7 @@ from ctx_models.registry import NO_VLLM
 from ctx_models.thinking import Thinking
 from ctx_models.window import read_cut
 from ctx_tasks.arm import ARGUMENTS, split
-from ctx_tasks.errors import UserError
+from ctx_tasks.errors import UserError, near
 from ctx_tasks.loaded import Loaded, announce
 
 from . import refusals, wire
@@ -231,8 +230,7 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
     known = {*signature(VLLM.__init__).parameters, "device"}
     known |= {one.name for one in dataclasses.fields(EngineArgs)}
     for name, value in arguments.items():
-        close = get_close_matches(name, known | _OWN_ARGUMENTS, n=1)
         if name not in known:
-            meant = f": did you mean {close[0]}?" if close else " of vllm-ctx."
-            raise UserError(f"{name}={value} is not a model argument{meant}")
+            meant = near(name, known | _OWN_ARGUMENTS) or "it is none of vLLM's either."
+            raise UserError(f"{name}={value} is not a model argument of vllm-ctx: {meant}")
     check_thinking(arguments)

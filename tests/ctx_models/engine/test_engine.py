@@ -219,7 +219,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"alpah": 0.5}, "alpah=0.5 is not a model argument: did you mean alpha?"),
+            ({"alpah": 0.5}, "alpah=0.5 is not a model argument of vllm-ctx: did you mean alpha?"),
             ({"peft": "adapter"}, "give vllm-ctx lora_local_path"),
             ({"alpha": 0.5, "layers": "7"}, r"layers=\[7\] is out of range"),
             ({"indicator": "[IND]"}, "is not one added token of this tokenizer"),
