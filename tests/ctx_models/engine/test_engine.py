@@ -94,11 +94,9 @@ def test_says_what_hf_ctx_says(engine, hf, questions, arm):
 
 
 def test_steering_changes_what_is_said(engine, questions):
-    said = {
-        json.dumps(ARMS[name]): generations(put(engine, **ARMS[name]), questions)
-        for name in ("unsteered", "0.5", "0.1", "compound", "paper")
-    }
-    assert len({tuple(one) for one in said.values()}) == len(said)
+    arms = [ARMS[name] for name in ("unsteered", "0.1", "paper")]
+    said = {tuple(generations(put(engine, **arm), questions[::5])) for arm in arms}
+    assert len(said) == len(arms)
 
 
 @pytest.mark.parametrize("arm", ["0.5", "paper", "heads"], indirect=True)
