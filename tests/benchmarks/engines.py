@@ -5,7 +5,7 @@ Run: `PYTHONPATH=. python tests/benchmarks/engines.py [--model FOLDER] [--needle
 
 Each model runs in a process of its own. Without --model a random model of SmolLM2-135M's shape with
 the bundled tokenizer, whose answers never end by themselves: all have the same work. Peak memory is
-that of the process and its children; on a GPU vLLM takes what it is given, so it says nothing there.
+that of the process and its children; on a GPU vLLM takes what it is given.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def chats(needles: int, questions: int, length: int) -> list[str]:
     return found
 
 
-def load(kind: str, args: argparse.Namespace) -> Any:
+def load(args: argparse.Namespace) -> Any:
     """One of the four models."""
-    shared = {"dtype": args.dtype, "max_length": args.length + 256}
+    kind, shared = args.kind, {"dtype": args.dtype, "max_length": args.length + 256}
     if kind.startswith("hf"):
         from lm_eval.models.huggingface import HFLM
 
@@ -62,25 +62,23 @@ def load(kind: str, args: argparse.Namespace) -> Any:
     return CtxVLLM(args.model, alpha=KINDS[kind], **shared)
 
 
-def cache_bytes(model: Any, kind: str) -> int:
+def cache_bytes(model: Any, args: argparse.Namespace) -> int:
     """Bytes that the keys and values of a token take."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(model)
+    config = AutoConfig.from_pretrained(args.model)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if kind == "vllm-ctx":
-        width = WIDENED[0]
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * width
+    if args.kind == "vllm-ctx":
+        [width] = model.get_model_info()["ctx"]["widened_head_size"]
+    number = {"float32": 4}.get(args.dtype, 2)
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * width * number)
 
 
-WIDENED: list[int] = []
-
-
-def measure(kind: str, args: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds, tokens a second, peak memory and cache of one model."""
     from lm_eval.api.instance import Instance
 
-    model = load(kind, args)
+    model = load(args)
     settings = {"until": [], "max_gen_toks": args.tokens, "do_sample": False}
     asked = [
         Instance("generate_until", {}, (model.apply_chat_template([message]), settings), place)
@@ -95,9 +93,6 @@ def measure(kind: str, args: argparse.Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     texts = [*(one.args[0] for one in asked[2:]), *answers]
     tokens = sum(len(model.tokenizer(text).input_ids) for text in texts)
-    if kind == "vllm-ctx":
-        WIDENED.extend(model.get_model_info()["ctx"]["widened_head_size"])
-    width = {"float32": 4}.get(args.dtype, 2)
     peak = sum(
         resource.getrusage(who).ru_maxrss
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -106,7 +101,7 @@ def measure(kind: str, args: argparse.Namespace) -> dict[str, Any]:
         "seconds": seconds,
         "tokens": tokens / seconds,
         "peak MiB": peak / 1024,
-        "KV bytes": width * cache_bytes(args.model, kind),
+        "KV bytes": cache_bytes(model, args),
     }
 
 
@@ -132,7 +127,6 @@ def apart(kind: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     given = vars(args) | {"kind": kind, "file": file}
     flags = [f"--{name}={value}" for name, value in given.items() if name != "eager" and value]
     command = [sys.executable, __file__, *flags, *(["--eager"] if args.eager else [])]
-    # What a question before it left in the cache would help vLLM alone.
     subprocess.run(command, check=True, env={**os.environ, "VLLM_LOGGING_LEVEL": "WARNING"})
     found: dict[str, Any] = json.loads(file.read_text())
     return found
@@ -142,7 +136,7 @@ def main() -> None:
     """Measure all four one after another, and compare."""
     args = arguments()
     if args.kind:
-        args.file.write_text(json.dumps(measure(args.kind, args)))
+        args.file.write_text(json.dumps(measure(args)))
         return
     from tests.benchmarks.batches import smollm2_shape
 

@@ -238,23 +238,34 @@ def restarted() -> Any:
         alpha=0.5,
         indicator="[IND]",
         max_model_len=256,
-        num_gpu_blocks_override=18,
-        block_size=16,
+        num_gpu_blocks_override=11,
+        block_size=32,
     )
 
 
 class TestRestarted:
     def test_answers_alike_however_often_it_is_preempted_and_whatever_it_cuts(
-        self, restarted, questions
+        self, restarted, questions, monkeypatch
     ):
+        scheduler = restarted.model.llm_engine.engine_core.engine_core.scheduler
+        preempted: list[Any] = []
+        plain = scheduler._preempt_request
+
+        def preempt(request: Any, *arguments: Any, **named: Any) -> Any:
+            preempted.append(request)
+            return plain(request, *arguments, **named)
+
+        monkeypatch.setattr(scheduler, "_preempt_request", preempt)
         hf = CtxLM("nano-chat-ind", alpha=0.5, indicator="[IND]", **{**HF, "max_length": 256})
         for cut in ("left", "frame"):
-            restarted.cut = hf.cut = cut
+            monkeypatch.setattr(restarted, "cut", cut)
+            hf.cut = cut
             ours, theirs = generations(restarted, questions), generations(hf, questions)
             assert ours == theirs
             assert notes(ours) == notes(theirs)
             assert any(note.cut for note in notes(ours))
             assert any(note.unfinished for note in notes(ours))
+        assert preempted
 
     def test_leaves_out_and_refuses_what_is_too_long(self, restarted, questions, monkeypatch):
         monkeypatch.setattr(restarted, "overlength", "skip")
