@@ -28,7 +28,7 @@ from ctx_tasks.arm import ARGUMENTS, split
 from ctx_tasks.errors import UserError, near
 from ctx_tasks.loaded import Loaded, announce
 
-from . import refusals, wire
+from . import names, refusals, wire
 
 try:
     import vllm
@@ -136,6 +136,10 @@ class EngineLM(ArmedLM, VLLM):
             refusals.check_arguments(arguments)
             refusals.check_config(self._config)
             self.steering.biases(*self._shape)
+            names.require()
+            text = self._config.get_text_config()
+            own = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+            names.require_backend(arguments.get("attention_backend"), own)
         if self.arm.indicator is not None:
             named = {**arguments, "pretrained": self.pretrained, "tokenizer": tokenizer}
             check_indicator(

@@ -27,12 +27,10 @@ from vllm.v1.sample.sampler import Sampler
 from vllm.v1.worker.gpu.sample import prompt_logprob
 
 from . import wire
+from .heads import narrowest
 from .worker import Extension
 
 __all__ = ["Extension"]
-
-# What the bias takes of a head; kernels want a multiple of eight.
-_CHANNELS, _STEP = 2, 8
 
 
 def _steered_config() -> Any:
@@ -130,11 +128,11 @@ def _can_be_steered(arguments: dict[str, Any]) -> bool:
 
 
 def _widened(config: Any, arguments: dict[str, Any]) -> int:
-    """The narrowest head that holds the channels too and that a backend takes."""
-    own, cache = arguments["head_size"], arguments["cache_config"]
+    """The narrowest head that holds the bias too and that a backend takes."""
+    cache = arguments["cache_config"]
     window = arguments["per_layer_sliding_window"] or (cache and cache.sliding_window)
-    first = -(-(own + _CHANNELS) // _STEP) * _STEP
-    for width in range(first, 2 * own + 4 * _STEP + 1, _STEP):
+
+    def takes(width: int) -> bool:
         try:
             backend = get_attn_backend(
                 width,
@@ -145,11 +143,14 @@ def _widened(config: Any, arguments: dict[str, Any]) -> int:
                 attn_type=arguments["attn_type"],
                 has_sliding_window=window is not None,
             )
-        except ValueError:  # No backend takes this width.
-            continue
-        if backend.supports_head_size(width):
-            return width
-    raise ValueError(f"steering: no attention backend here takes heads wider than {own}")
+        except ValueError:  # No backend does.
+            return False
+        return bool(backend.supports_head_size(width))
+
+    width = narrowest(arguments["head_size"], takes)
+    if width is None:
+        raise ValueError(f"steering: no attention backend widens heads of {arguments['head_size']}")
+    return width
 
 
 def _attention_forward(

@@ -214,6 +214,13 @@ class TestRefused:
             generations(engine, questions[:1], repetition_penalty=1.2)
         assert generations(put(engine), questions[:1], repetition_penalty=1.2)
 
+    def test_a_vllm_whose_names_moved(self, monkeypatch):
+        from vllm.v1.sample.sampler import Sampler
+
+        monkeypatch.delattr(Sampler, "gather_logprobs")
+        with pytest.raises(UserError, match=r"0.32.0, which has no vllm.*Sampler.gather_logprobs"):
+            start(alpha=0.5)
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -223,6 +230,7 @@ class TestRefused:
             ({"indicator": "[IND]"}, "is not one added token of this tokenizer"),
             ({"enable_thinking": True}, "needs think_end_token"),
             ({"pretrained": "/nowhere"}, "could not be loaded"),
+            ({"alpha": 0.5, "attention_backend": "FLASH_ATTN_MLA"}, "takes no head between 64"),
         ],
     )
     def test_before_an_engine_starts(self, arguments, message):
