@@ -14,6 +14,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lm_eval.api.model import CacheHook
@@ -27,6 +28,7 @@ from ctx_models.registry import register_model
 from ctx_models.rows import no_user_turn
 from ctx_models.spans import with_response
 from ctx_models.thinking import Thinking
+from ctx_models.unsegmented import MISSING, where_segmented
 from ctx_models.window import overlong, read_overlength, shortened
 from ctx_tasks import harness
 from ctx_tasks.answers import Answer, LogLikelihood, Note
@@ -73,7 +75,16 @@ class CtxVLLM(EngineLM):
     # ---- generation ----------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """VLLM's, with a note to each answer."""
+        """VLLM's, with a note to each answer, an empty one to prompts without segments."""
+        return where_segmented(
+            requests,
+            lambda kept: self._answers(kept, disable_tqdm),
+            Answer.of("", MISSING),
+            partial(self.cache_hook.add_partial, "generate_until"),
+        )
+
+    def _answers(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
+        """Answers to requests, but for prompts that are too long."""
         for settings in {str(one.args[1]): one.args[1] for one in requests}.values():
             self._check_generation(settings)
         rows = [self._row(*one.args) for one in requests]
@@ -157,7 +168,7 @@ class CtxVLLM(EngineLM):
         self, thinking: Thinking, rows: Sequence[Row], params: Sequence[SamplingParams]
     ) -> list[Any]:
         """The output of each row to its prompt and its thought."""
-        run = self._run if thinking.steered else self._run_unsteered
+        run = self._run if self.arm.steer_thought else self._run_unsteered
         thoughts = closed_thoughts(thinking, rows, params, run)
         closed = [place for place, thought in enumerate(thoughts) if thought is not None]
         whole = answer_rows(
@@ -197,7 +208,7 @@ class CtxVLLM(EngineLM):
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """VLLM's, but for prompts that are too long."""
+        """VLLM's, but for prompts that are too long or without segments."""
         if self.thinking is not None:
             raise UserError(
                 "A log-likelihood leaves no room for a thought: leave think_end_token out, or run "
@@ -205,6 +216,15 @@ class CtxVLLM(EngineLM):
             )
         if self.steering.active and not all(one.args[0] for one in requests):
             raise no_user_turn()
+        return where_segmented(
+            requests,
+            lambda kept: self._log_likelihoods(kept, disable_tqdm),
+            LogLikelihood.of((-math.inf, False), MISSING),
+            partial(self.cache_hook.add_partial, "loglikelihood"),
+        )
+
+    def _log_likelihoods(self, requests: list[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
+        """Log-likelihoods, but for prompts that are too long."""
         excess = [0] * len(requests)
         if self.overlength != "mark":
             excess = [self._pair_excess(*one.args) for one in requests]

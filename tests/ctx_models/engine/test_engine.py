@@ -289,13 +289,13 @@ class TestRestarted:
             think_tokens=30,
             **{**HF, "max_length": 256},
         )
-        put(restarted, alpha=0.5)
-        thinking = Thinking(restarted.tokenizer, " is", 30, True)
+        thinking = Thinking(restarted.tokenizer, " is", 30)
         monkeypatch.setattr(restarted, "thinking", thinking)
         monkeypatch.setattr(restarted._ledger, "_stripped", True)
         short = questions[:12]
         for steered in (True, False):
-            restarted.thinking = hf.thinking = Thinking(restarted.tokenizer, " is", 30, steered)
+            for one in (restarted, hf):
+                put(one, alpha=0.5, steer_thought=steered)
             ours, theirs = (generations(one, short, until=[" of"]) for one in (restarted, hf))
             assert ours == theirs
             assert notes(ours) == notes(theirs)
