@@ -92,8 +92,7 @@ class EngineLM(ArmedLM, VLLM):
             pretrained,
             tokenizer=tokenizer,
             lora_local_path=lora_local_path,
-            **kwargs,
-            **self._extended(kwargs),
+            **{**kwargs, **self._extended(kwargs)},
         )
         announce(self, Loaded(given, pretrained, tokenizer))
         tag = None if self.enable_thinking is False else self.think_end_token
@@ -103,7 +102,7 @@ class EngineLM(ArmedLM, VLLM):
         self._engines = self._started()
         self._report = self._engines.ask("ctx_report")[0]
         if self.steerable:
-            require_steering(self._engines, *self._shape, self._config.vocab_size)
+            require_steering(self._engines, *self._shape, self._text_config.vocab_size)
         self._steer()
 
     # ---- before and after the engine starts ----------------------------------------------------
@@ -121,9 +120,13 @@ class EngineLM(ArmedLM, VLLM):
             ) from error
 
     @property
+    def _text_config(self) -> Any:
+        return self._config.get_text_config()
+
+    @property
     def _shape(self) -> tuple[int, int]:
-        text = self._config.get_text_config()
-        return text.num_hidden_layers, text.num_attention_heads
+        """Layers, and query heads of each."""
+        return self._text_config.num_hidden_layers, self._text_config.num_attention_heads
 
     def _check_before(self, tokenizer: str | None, arguments: Mapping[str, Any]) -> None:
         """Refuse what can be known to be wrong without an engine, which may take minutes."""
@@ -134,7 +137,7 @@ class EngineLM(ArmedLM, VLLM):
             refusals.check_config(self._config)
             self.steering.biases(*self._shape)
             names.require()
-            text = self._config.get_text_config()
+            text = self._text_config
             own = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
             names.require_backend(arguments.get("attention_backend"), own)
         if self.arm.indicator is not None:
@@ -228,6 +231,8 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
         raise UserError(
             f"peft={arguments['peft']} is an argument of hf-ctx: give vllm-ctx lora_local_path."
         )
+    if "worker_extension_cls" in arguments:
+        raise UserError("worker_extension_cls is vllm-ctx's own: leave it out, or run vllm.")
     known = {*signature(VLLM.__init__).parameters, "device"}
     known |= {one.name for one in dataclasses.fields(EngineArgs)}
     for name, value in arguments.items():

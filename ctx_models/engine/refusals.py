@@ -20,7 +20,6 @@ _ARGUMENTS = {
     "logits_processors": "they would be handed marked token ids",
     "enable_prompt_embeds": "a prompt without token ids has no marks",
     "enable_dbo": "halves of a batch would share one buffer of flags",
-    "worker_extension_cls": "steering takes that place",
 }
 _PARALLEL = {
     "pipeline_parallel_size": "later stages have no embedding to read the marks from",

@@ -166,7 +166,7 @@ class TestSelfTest:
     def test_passes_in_every_arm(self, engine):
         from ctx_models.engine.selftest import require_steering
 
-        require_steering(engine._engines, *engine._shape, engine._config.vocab_size)
+        require_steering(engine._engines, *engine._shape, engine._text_config.vocab_size)
 
     def test_says_so_where_the_core_has_no_plugin(self, engine, monkeypatch):
         from vllm.v1.request import Request
@@ -176,7 +176,7 @@ class TestSelfTest:
         plain = Request.from_engine_core_request.__func__.args[0]
         monkeypatch.setattr(Request, "from_engine_core_request", classmethod(plain))
         with pytest.raises(UserError, match="Steering does not reach the keys of engine 0"):
-            require_steering(engine._engines, *engine._shape, engine._config.vocab_size)
+            require_steering(engine._engines, *engine._shape, engine._text_config.vocab_size)
 
     def test_says_so_where_a_layer_does_not_see_the_flags(self, engine, monkeypatch):
         from ctx_models.engine.selftest import require_steering
@@ -185,7 +185,7 @@ class TestSelfTest:
         for layer in layers.values():
             monkeypatch.setattr(layer, "ctx_flags", layer.ctx_flags.clone())
         with pytest.raises(UserError, match="Steering does not reach the keys"):
-            require_steering(engine._engines, *engine._shape, engine._config.vocab_size)
+            require_steering(engine._engines, *engine._shape, engine._text_config.vocab_size)
 
     def test_names_layers_that_are_not_steered(self, engine, monkeypatch):
         from ctx_models.engine.selftest import require_steering
@@ -193,7 +193,7 @@ class TestSelfTest:
         layers = engine.model.llm_engine.vllm_config.compilation_config.static_forward_context
         monkeypatch.setattr(next(iter(layers.values())), "ctx_own", None)
         with pytest.raises(UserError, match=r"layers \(Attention\) that are not"):
-            require_steering(engine._engines, *engine._shape, engine._config.vocab_size)
+            require_steering(engine._engines, *engine._shape, engine._text_config.vocab_size)
 
 
 class TestRefused:
@@ -226,6 +226,7 @@ class TestRefused:
         [
             ({"alpah": 0.5}, "alpah=0.5 is not a model argument of vllm-ctx: did you mean alpha?"),
             ({"peft": "adapter"}, "give vllm-ctx lora_local_path"),
+            ({"worker_extension_cls": "mine.Mine"}, "worker_extension_cls is vllm-ctx's own"),
             ({"alpha": 0.5, "layers": "7"}, r"layers=\[7\] is out of range"),
             ({"indicator": "[IND]"}, "is not one added token of this tokenizer"),
             ({"enable_thinking": True}, "needs think_end_token"),

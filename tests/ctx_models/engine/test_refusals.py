@@ -22,7 +22,6 @@ from tests.commands import ctx_eval
         ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype=fp8 cannot be combined.*round the bias"),
         ({"enable_dbo": True}, "enable_dbo cannot be combined"),
         ({"logits_processors": ["mine:Mine"]}, "logits_processors cannot be combined"),
-        ({"worker_extension_cls": "mine.Mine"}, "worker_extension_cls cannot be combined"),
     ],
 )
 def test_an_engine_argument(arguments, message):
