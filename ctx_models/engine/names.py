@@ -63,8 +63,13 @@ def require_backend(named: Any, own: int) -> None:
 
     from .heads import narrowest
 
-    backend = AttentionBackendEnum[str(named).upper()].get_class() if named else None
-    if backend is not None and narrowest(own, backend.supports_head_size) is None:
+    if not named:
+        return
+    try:
+        backend = AttentionBackendEnum[str(named).upper()].get_class()
+    except (ValueError, ImportError, AssertionError):
+        return  # It is not there at all, which vLLM says itself.
+    if narrowest(own, backend.supports_head_size) is None:
         raise UserError(
             f"attention_backend={named} takes no head between {own} and twice that, which the bias "
             "needs: leave it out, so that vLLM chooses another, or run with alpha=1."

@@ -126,7 +126,8 @@ def test_several_sequences_of_a_prompt_are_all_steered(engine, hf, questions):
 
 class TestPrefixCache:
     def test_is_shared_within_an_arm_and_never_between_two(self, engine, questions):
-        texts = [f"{questions[-1]} {word}" for word in ("Now.", "Then.")]
+        # Asked by no other test.
+        texts = [f"Read: {questions[-1]} {word}" for word in ("Now.", "Then.")]
         arms = [
             {"alpha": 0.7},
             {"alpha": 0.6},
@@ -231,7 +232,7 @@ class TestRefused:
             ({"indicator": "[IND]"}, "is not one added token of this tokenizer"),
             ({"enable_thinking": True}, "needs think_end_token"),
             ({"pretrained": "/nowhere"}, "could not be loaded"),
-            ({"alpha": 0.5, "attention_backend": "FLASH_ATTN_MLA"}, "takes no head between 64"),
+            ({"alpha": 0.5, "attention_backend": "FLASHMLA"}, "takes no head between 64"),
         ],
     )
     def test_before_an_engine_starts(self, arguments, message):
