@@ -18,13 +18,17 @@ def source(model_args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tokenizer_of(model_args: Mapping[str, Any]) -> Any:
-    """The tokenizer that `CtxLM` would take: an adapter's own where it has one.
+    """The tokenizer that our models would take: an adapter's own where it has one.
 
     Raises:
         UserError: it cannot be loaded.
     """
-    peft = model_args.get("peft")
-    own = peft if peft and (Path(peft) / "tokenizer_config.json").exists() else None
+    adapter = model_args.get("peft") or model_args.get("lora_local_path")
     pretrained = model_names.resolve(model_args.get("pretrained"))
-    named = model_args.get("tokenizer") or own
+    named = model_args.get("tokenizer") or adapter_tokenizer(adapter)
     return load_tokenizer(pretrained, named, **source(model_args))
+
+
+def adapter_tokenizer(adapter: str | None) -> str | None:
+    """The folder of an adapter if it has a tokenizer of its own."""
+    return adapter if adapter and (Path(adapter) / "tokenizer_config.json").exists() else None

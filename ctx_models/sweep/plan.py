@@ -2,7 +2,7 @@
 
 checkpoints:
   - {name: base, model_args: {pretrained: nano-base}, arms: [raw]}     # its own arms
-  - {name: chat, model_args: {pretrained: nano-chat}}                  # model: hf-ctx unless said
+  - {name: chat, model_args: {pretrained: nano-chat}}     # model: hf-ctx or vllm-ctx
 arms: [raw, chat, chat+prefix, {alpha: 0.9}, {indicator: "[IND]", name: marked}]
 begun: true          # each arm also with its answer begun, where the tasks have that (default)
 tasks: [context_awareness]
@@ -26,6 +26,7 @@ import yaml
 
 from ctx_models import model_names
 from ctx_models.fingerprint import checkpoint_fingerprint, short_hash
+from ctx_models.registry import MODEL, OURS
 from ctx_tasks.arm import ARGUMENTS, Arm, command, safe
 from ctx_tasks.columns import begun
 from ctx_tasks.errors import UserError, near
@@ -110,7 +111,9 @@ class Cell:
         content = {
             "checkpoint": checkpoint_fingerprint(
                 model_names.resolve(arguments.get("pretrained")),
-                *(arguments.get(key) for key in ("revision", "peft", "delta")),
+                arguments.get("revision"),
+                arguments.get("peft") or arguments.get("lora_local_path"),
+                arguments.get("delta"),
             ),
             "model": self.checkpoint.model,
             "model_args": self.model_args,
@@ -215,7 +218,7 @@ def _with_begun(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
 def _checkpoint(given: Any, arms: tuple[Arm, ...], wrong: list[str]) -> Checkpoint:
     if not isinstance(given, dict) or "name" not in given:
         wrong.append(f"checkpoint {given!r} must be a mapping with name and model_args")
-        return Checkpoint("?", "hf-ctx", {}, ())
+        return Checkpoint("?", MODEL, {}, ())
     whose = f"checkpoint {given['name']}: "
     wrong += [whose + said for said in _unknown(given, _CHECKPOINT_KEYS)]
     arguments = given.get("model_args") or {}
@@ -229,7 +232,7 @@ def _checkpoint(given: Any, arms: tuple[Arm, ...], wrong: list[str]) -> Checkpoi
     except UserError as error:
         wrong.append(f"{whose}{str(error).rstrip('.')}")
     own = _arms(given, whose, wrong) if "arms" in given else arms
-    return Checkpoint(str(given["name"]), str(given.get("model", "hf-ctx")), arguments, own)
+    return Checkpoint(str(given["name"]), str(given.get("model", MODEL)), arguments, own)
 
 
 def _checked(plan: Plan) -> list[str]:
@@ -262,13 +265,13 @@ def _checked_arm(arm: Arm, checkpoint: Checkpoint) -> list[str]:
 
     wrong = []
     try:
-        # What hf-ctx would raise for these arguments, before any model loads.
+        # What a model of ours would raise for these arguments, before any model loads.
         read_arm(arm)
     except UserError as error:
         wrong.append(f"arm {arm.folder}: {str(error).rstrip('.')}")
-    if arm.model_args and checkpoint.model != "hf-ctx":
+    if arm.model_args and checkpoint.model not in OURS:
         wrong.append(
-            f"arm {arm.folder}: only model hf-ctx knows {', '.join(arm.model_args)}, not that of "
-            f"{checkpoint.name}"
+            f"arm {arm.folder}: only models {' and '.join(sorted(OURS))} know "
+            f"{', '.join(arm.model_args)}, not that of {checkpoint.name}"
         )
     return wrong

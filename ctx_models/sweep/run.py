@@ -26,13 +26,13 @@ from lm_eval.tasks import TaskManager
 
 from ctx_models import evaluation, logs, model_names, progress
 from ctx_models.arm import check_tokenizer, read_arm
+from ctx_models.armed import ArmedLM
 from ctx_models.checkpoint import tokenizer_of
 from ctx_models.commands.entry import first_line
 from ctx_models.kept import kept_in
 from ctx_models.launched import say_when_ended
-from ctx_models.lm import CtxLM
 from ctx_models.progress import Progress
-from ctx_models.registry import MODEL
+from ctx_models.registry import ON_VLLM, OURS
 from ctx_models.sweep.plan import Cell, Checkpoint, Plan, cells
 from ctx_tasks import harness
 from ctx_tasks.errors import UserError, near
@@ -79,7 +79,7 @@ def _unknown(task: str, known: Set[str]) -> str:
 
 def _refused(checkpoint: Checkpoint) -> list[str]:
     """The arms that a checkpoint's tokenizer cannot take, each in a sentence."""
-    if checkpoint.model != MODEL:
+    if checkpoint.model not in OURS:
         return []
     try:
         tokenizer = tokenizer_of(checkpoint.model_args)
@@ -196,20 +196,25 @@ def _told(cell: Cell, error: Exception) -> str:
 
 def _load(checkpoint: Checkpoint, plan: Plan) -> Any:
     execution = {"batch_size": plan.batch_size, "device": plan.device}
+    arguments = dict(checkpoint.model_args)
+    if checkpoint.model == ON_VLLM:
+        # One engine for all arms: it cannot be widened when it runs.
+        steered = any(read_arm(arm).steering.active for arm in checkpoint.arms)
+        arguments.setdefault("steerable", steered)
     return get_model(checkpoint.model).create_from_arg_obj(
-        dict(checkpoint.model_args), {k: v for k, v in execution.items() if v is not None}
+        arguments, {k: v for k, v in execution.items() if v is not None}
     )
 
 
 def _tasks(checkpoint: Checkpoint, plan: Plan) -> TaskManager:
     arguments = dict(checkpoint.model_args)
-    if checkpoint.model == MODEL:
+    if checkpoint.model in OURS:
         arguments["pretrained"] = model_names.resolve(arguments.get("pretrained"))
     return harness.task_manager(plan.tasks, {**arguments, **plan.metadata})
 
 
 def _run(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
-    if isinstance(model, CtxLM):
+    if isinstance(model, ArmedLM):
         model.set_arm(read_arm(cell.arm))
     start = time.monotonic()
     answers = cell.folder.with_name(f".{cell.folder.name}.answers")

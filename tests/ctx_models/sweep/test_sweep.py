@@ -163,7 +163,7 @@ def test_other_settings_are_run_again_and_a_dry_run_says_so(swept):
         ({"checkpoints": [{"name": "a", "model_args": {"alpha": 0.5}}]}, "alpha belongs to an arm"),
         (
             {"checkpoints": [{"name": "a", "model": "hf", "model_args": {}}]},
-            "only model hf-ctx knows alpha, not that of a",
+            "only models hf-ctx and vllm-ctx know alpha, not that of a",
         ),
     ],
 )
