@@ -22,7 +22,7 @@ from .arm import ArmSettings
 from .fingerprint import short_hash
 from .indicator import check_indicator
 from .instruction import insert_instruction
-from .prompts import PromptText
+from .prompts import Conversation, PromptText
 from .spans import Rendered, Segmented, raw, render, tokenize
 from .steering import Steering
 from .thinking import Thinking
@@ -44,6 +44,8 @@ class ArmedLM(TemplateLM):
     arm: Any
     steering: Steering
     thinking: Thinking | None = None
+    # Whether plain prompts remember their messages, as someone will ask for their segments.
+    keeps_messages = False
 
     def _take(self, settings: ArmSettings) -> None:
         """Note the settings of an arm and forget what was noted under another."""
@@ -103,7 +105,10 @@ class ArmedLM(TemplateLM):
             chat_history, add_generation_prompt = chat_history[:-1], True
         # Without a template `render` says so in one sentence; the harness would not.
         if not self._segmented and self.tokenizer.chat_template:
-            return super().apply_chat_template(chat_history, add_generation_prompt)
+            text = str(super().apply_chat_template(chat_history, add_generation_prompt))
+            if self.keeps_messages:
+                return Conversation.of(text, chat_history, add_generation_prompt)
+            return text
         try:
             prompt = self._prompt(chat_history, add_generation_prompt, prefix)
         except UserError as error:
@@ -173,6 +178,19 @@ class ArmedLM(TemplateLM):
                 "begun answer until after it: add --apply_chat_template, or leave it out."
             )
         return raw(text, self._indicator_for([text]))
+
+    def segments_of(self, text: str) -> Rendered:
+        """The segments of a prompt that was run, of a plain one as its messages are rendered.
+
+        Raises:
+            UserError: a plain prompt without messages (`keeps_messages`), or not what they give.
+        """
+        if not isinstance(text, Conversation):
+            return self._rendered(text)
+        rendered = self._render(text.messages, text.add_generation_prompt)
+        if rendered.text != text:
+            raise UserError(f"The template left messages out of this prompt: {text[:60]!r}.")
+        return rendered
 
     def _indicator_for(self, texts: list[str]) -> str | None:
         """The indicator, unless the task (MT-Bench) wants its prompts without it."""

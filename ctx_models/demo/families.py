@@ -117,7 +117,16 @@ class Family:
             )
             for name, setups in groupby(self.setups, key=lambda setup: setup.checkpoint)
         )
-        return Plan(checkpoints, tasks, dict(metadata), None, self.batch_size, self.device, output)
+        return Plan(
+            checkpoints,
+            tasks,
+            dict(metadata),
+            limit=None,
+            attention=False,
+            batch_size=self.batch_size,
+            device=self.device,
+            output=output,
+        )
 
 
 def _steered(checkpoint: str, *settings: Mapping[str, Any]) -> tuple[Setup, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from ctx_models import model_names
+from ctx_models import model_names, nano
 from ctx_models.arm import ArmSettings, read_arm
 from ctx_models.armed import ArmedLM, check_thinking
 from ctx_models.checkpoint import adapter_tokenizer, tokenizer_of
