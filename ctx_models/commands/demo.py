@@ -20,9 +20,9 @@ def command(
         bool, typer.Option(help="All cells and questions, for the README's table.")
     ] = False,
 ) -> None:
-    """Show the paper's comparison on bundled models, or on a real one.
+    """Show the paper's comparison on bundled models.
 
-    What a chat template costs, and two remedies; offline, on a CPU.
+    What a chat template costs, and two remedies; offline, on a CPU. --real does it on a real one.
 
     A killed demo goes on when the same command is given again.
 

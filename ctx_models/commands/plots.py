@@ -38,7 +38,9 @@ def command(
     metric: choice.Metric = None,
     filter: choice.Filter = None,
 ) -> None:
-    """Draw template tax, gains, alpha curves, needle heatmaps, recall over length.
+    """Draw template tax, gains, alpha curves, needle heatmaps.
+
+    Of a needle test also its recall over the length of the document.
 
     \b
     Example:

@@ -210,7 +210,7 @@ def test_a_misspelt_task_is_one_sentence(tmp_path, flags):
         ({"taks": []}, "unknown key 'taks' (did you mean tasks?)"),
         (
             {"checkpoints": [{"name": "mine", "model_args": {"pretrained": "nano-chta"}}]},
-            "mine: 'nano-chta' is neither a folder here nor a bundled model (did you mean nano-c",
+            "mine: 'nano-chta' is neither a folder here nor a model of ours (did you mean nano-c",
         ),
         (
             {"checkpoints": [{"name": "mine", "model_arg": {}}]},
