@@ -8,6 +8,7 @@ begun: true          # each arm also with its answer begun, where the tasks have
 tasks: [context_awareness]
 metadata: {max_length: 4000}
 limit: null
+attention: false     # also where the answers to some documents looked, for the report
 batch_size: 8
 device: null
 output: sweep
@@ -32,7 +33,7 @@ from ctx_tasks.errors import UserError, near
 
 _KEYS = {
     *("checkpoints", "arms", "begun", "tasks"),
-    *("metadata", "limit", "batch_size", "device", "output"),
+    *("metadata", "limit", "attention", "batch_size", "device", "output"),
 }
 _CHECKPOINT_KEYS = {"name", "model", "model_args", "arms"}
 
@@ -55,6 +56,7 @@ class Plan:
     tasks: tuple[str, ...]
     metadata: dict[str, Any]
     limit: float | None
+    attention: bool
     batch_size: int | str
     device: str | None
     output: Path
@@ -163,6 +165,9 @@ def _plan(content: dict[str, Any], output: Path | None, wrong: list[str]) -> Pla
     own = isinstance(named, list) and all(isinstance(one, dict) and "arms" in one for one in named)
     # Nobody's, where each checkpoint names its own.
     arms = () if own and named and "arms" not in content else _arms(content, "", wrong)
+    attention = content.get("attention", False)
+    if not isinstance(attention, bool):
+        wrong.append(f"attention must be true or false, not {attention!r}")
     checkpoints = [_checkpoint(one, arms, wrong) for one in _listed(content, "checkpoints", wrong)]
     if content.get("begun", True) and any(begun(str(task)) for task in tasks):
         checkpoints = [replace(one, arms=_with_begun(one.arms)) for one in checkpoints]
@@ -171,6 +176,7 @@ def _plan(content: dict[str, Any], output: Path | None, wrong: list[str]) -> Pla
         tuple(str(task) for task in tasks),
         metadata,
         content.get("limit"),
+        attention is True,
         content.get("batch_size", 1),
         content.get("device"),
         output or Path(str(content.get("output", "sweep"))),
@@ -239,6 +245,8 @@ def _checked(plan: Plan) -> list[str]:
         wrong += _twice("arms", [arm.folder for arm in one.arms])
         wrong += _same(one.arms)
         wrong += [found for arm in one.arms for found in _checked_arm(arm, one)]
+        if plan.attention and one.model != "hf-ctx":
+            wrong.append(f"attention can be measured of model hf-ctx only, not of {one.name}")
     # An arm of the whole file is wrong once, not once a checkpoint.
     return list(dict.fromkeys(wrong))
 
