@@ -222,9 +222,7 @@ def _run(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
     )
 
 
-def _finish(
-    cell: Cell, staged: Path, model: Any, results: Mapping[str, Any], start: float
-) -> None:
+def _finish(cell: Cell, staged: Path, model: Any, results: Mapping[str, Any], start: float) -> None:
     """Add looks and record; what it replaces may hold nothing but what a cell consists of."""
     if any(not _is_ours(path.name) for path in cell.folder.glob("*")):
         raise UserError(f"{cell.folder} holds files of others; name another output folder.")

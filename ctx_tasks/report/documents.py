@@ -206,6 +206,7 @@ def _answer(
 ) -> _Answer:
     arm, doc = row.arm, _doc(line)
     prompt = segment(_prompt(line), chat=arm.chat, raw=raw, indicator=arm.indicator, doc=doc)
+    shown = shortened(prompt.pieces, keep)
     score = line.get(row.results[group.column].primary)
     known = isinstance(score, (int, float)) and np.isfinite(score)
     return _Answer(
@@ -213,7 +214,7 @@ def _answer(
         round(float(score), 4) if known else None,  # type: ignore[arg-type]
         shorten([("p", _output(line))]),
         Prompt(shorten(prompt.pieces, keep), prompt.found),
-        look and coloured(look, _prompt(line), shortened(prompt.pieces, keep), top),
+        None if look is None else coloured(look, _prompt(line), shown, top),
     )
 
 

@@ -228,7 +228,7 @@ function look([row, , , , pieces, [tokens, totals, first, runs]]) {
   const left = [...runs];
   return make("li", "", make("h4", "", data.rows[row].arm),
     make("p", "", make("strong", "", `user's text ${percent(user)}`), `; ${rest.join(", ")}`),
-    make("p", "quiet", `Most, at ${tokens} tokens: ${most.join(", ")}`),
+    make("p", "quiet", `Mean of ${tokens} token${tokens > 1 ? "s" : ""}; most on ${most.join(", ")}`),
     make("pre", "", ...pieces.flatMap((one) =>
       (one[0] === "u" ? shades(text(one[1]), left.shift()) : [piece(one)]))));
 }
