@@ -153,7 +153,7 @@ def _groups(tokens: Segmented, places: Sequence[int]) -> list[list[int]]:
         reached = tokens.offsets[before[-1]][1] if before else 0
         if start >= end:
             continue
-        if before and not _ends(tokens, before, place, least) or start < reached:
+        if (before and not _ends(tokens, before, place, least)) or start < reached:
             before.append(place)
         else:
             groups.append([place])

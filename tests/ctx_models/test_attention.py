@@ -1,4 +1,4 @@
-"""Segment and key mass equal the naive float64 computation; the attention function takes the fast path."""
+"""Attention mass equals the naive float64 computation; the attention function is fast."""
 
 from __future__ import annotations
 

@@ -77,8 +77,9 @@ def test_the_prompt_is_whole_and_its_colours_are_those_of_the_legend(opened):
         coloured = pane.locator("[class^=look-]")
         assert coloured.count() > 3
         assert all(text in marked for text in coloured.all_text_contents())
-        darkest = pane.locator(".look-8").first
-        assert colour(darkest) == colour(opened.locator(".look-key .look-8"))
+        step = coloured.first.get_attribute("class")
+        assert colour(coloured.first) == colour(opened.locator(f".look-key .{step}"))
+    assert opened.locator("#look-list .look-8").count() > 0
     steps = opened.locator(".look-key [class^=look-]").all()
     assert len({colour(step) for step in steps}) == len(steps) == 8
 
