@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lm_eval import utils
 
 from ctx_models.attention import key_mass, require_softmax_attention
 from ctx_models.lm import CtxLM
 from ctx_models.spans import Segment, Segmented
+from ctx_tasks import harness
 from ctx_tasks.errors import UserError
 from ctx_tasks.looks import Look, Piece, Totals
 
@@ -102,8 +102,7 @@ def _answer(sample: Sample) -> str:
 
 def _begun_at(sample: Sample, text: str, begun: str | None) -> int:
     """Where the beginning of the answer begins in a prompt without template, else its end."""
-    doc = sample["doc"]
-    given = doc[begun] if begun in doc else utils.apply_template(begun or "", doc)
+    given = harness.begun_answer(begun, sample["doc"]) if begun else ""
     ends = bool(given) and text.endswith(given)
     return len(text) - len(given) if ends else len(text)
 

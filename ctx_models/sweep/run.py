@@ -204,7 +204,7 @@ def _run(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
         model.set_arm(read_arm(cell.arm))
         if cell.plan.attention:
             require_measurable(model)
-            model.conversations = {}
+            model.keeps_messages = True
     start = time.monotonic()
     evaluate(
         model,

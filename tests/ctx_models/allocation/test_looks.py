@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,7 @@ def sample(prompt: str, **changes: object) -> dict[str, object]:
 def asked(lm: CtxLM, **arm: object) -> str:
     """The question in the chat template, as the harness hands it to the model."""
     lm.set_arm(read_arm(Arm(chat=True, **arm)))
-    lm.conversations = {}
+    lm.keeps_messages = True
     return lm.apply_chat_template([{"role": "user", "content": QUESTION}])
 
 
@@ -128,6 +130,16 @@ def test_pieces_follow_each_other_and_are_not_too_many(text):
     spans = [(tokens.offsets[g[0]][0], tokens.offsets[g[-1]][1]) for g in groups]
     assert all(start < end for start, end in spans)
     assert "".join(text[start:end] for start, end in spans) == text
+
+
+def test_a_plain_prompt_is_the_same_text_and_keeps_its_messages_when_pickled(lm):
+    """Other processes' answers come to the first one pickled."""
+    prompt = asked(lm)
+    lm.keeps_messages = False
+    assert lm.apply_chat_template([{"role": "user", "content": QUESTION}]) == prompt
+    again = pickle.loads(pickle.dumps(prompt))
+    assert lm.segments_of(again) == lm.segments_of(prompt)
+    assert lm.tok_encode(again) == lm.tok_encode(str(prompt))
 
 
 def test_a_thinking_model_is_refused_before_it_runs(lm):
