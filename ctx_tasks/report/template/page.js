@@ -215,7 +215,7 @@ function showLooks(one) {
   find("look-list").replaceChildren(
     ...looked.sort((a, b) => begun(a) - begun(b)).map((answer) => look(answer)));
   find("look-words").textContent = "Attention at the last token of the prompt and the first of " +
-    "the answer, the mean over layers and heads. One scale for all arms: the darkest is " +
+    "the answer, the mean over layers and heads. One scale for all arms: the strongest colour is " +
     `${(100 * one.darkest).toPrecision(2)} % a token and more.`;
 }
 
