@@ -48,6 +48,15 @@ def command(
     relationship: Annotated[
         Relationship, typer.Option("--relationship", help="Theirs to who made the model.")
     ] = Relationship.other,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--benchmark", help="hub: TASK=OWNER/DATASET:TASK_ID, the hub's own; repeatable."
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="hub: link to what shows the evaluation.")
+    ] = None,
     metric: choice.Metric = None,
     filter: choice.Filter = None,
 ) -> None:
@@ -56,14 +65,22 @@ def command(
     \b
     Examples:
       ctx-eval export results/ -o out --organization "My lab"
-      ctx-eval export results/ -o out --model-id my-model=me/my-model
+      ctx-eval export results/ -o out --format hub --benchmark my_gpqa=Idavidrein/gpqa:gpqa_diamond
     """
-    from ctx_tasks.exchange import every_eval_ever
+    from ctx_tasks.exchange import every_eval_ever, hub_results
     from ctx_tasks.exchange.cells import by_name, cells
     from ctx_tasks.results import read_runs
 
     names = by_name(model_id or (), "--model-id", "my-model=me/my-model")
+    tasks = by_name(benchmark or (), "--benchmark", "my_gpqa=Idavidrein/gpqa:gpqa_diamond")
+    named = hub_results.benchmarks(tasks)
     found = list(cells(read_runs(results, choice.read(metric, filter)), names))
+    if format is Format.hub:
+        written, left = hub_results.write(found, output, named, source)
+        typer.echo(f"Wrote {len(written)} files below {output}")
+        if left:
+            typer.echo(f"Left out, of no data set of the hub (--benchmark): {', '.join(left)}")
+        return
     publisher = every_eval_ever.Publisher(organization, relationship.value)
-    written = every_eval_ever.write(found, output, publisher)
-    typer.echo(f"Wrote {len(written)} logs below {output}")
+    logs = every_eval_ever.write(found, output, publisher)
+    typer.echo(f"Wrote {len(logs)} logs below {output}")

@@ -73,14 +73,14 @@ def sample(row: Mapping[str, Any], metrics: Mapping[str, str]) -> dict[str, Any]
         metrics: the metric of each `evaluation_result_id`; under "" that of rows without one.
 
     Raises:
-        KeyError, TypeError: it lacks what the schema wants.
+        KeyError, TypeError, AttributeError: it lacks what the schema wants.
     """
     metadata, given = row.get("metadata") or {}, row["input"]
     ours = metadata.get("written_by") == WRITER
     scores = {metrics.get(row.get("evaluation_result_id") or "", ""): row["evaluation"]["score"]}
     answers = _answers(row)
     return {
-        "doc_id": row["sample_id"],
+        "doc_id": int(row["sample_id"]) if row["sample_id"].isdecimal() else None,
         "doc": json.loads(given["raw"]) if ours else {"question": given["raw"]},
         "target": ", ".join(given["reference"]),
         "arguments": _arguments(given),
