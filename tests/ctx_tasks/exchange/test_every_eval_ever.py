@@ -19,6 +19,8 @@ from tests.ctx_tasks.result_files import hits, lines, read_lines, sample, write_
 
 CTX = {"alpha": 0.9, "schedule": "compound", "steer_generated": True, "engine": "transformers 5.1"}
 
+KEPT = ("doc_id", "doc", "target", "resps", "filtered_resps", "filter", "doc_hash", "score")
+
 
 def passages(correct: int) -> list[dict[str, Any]]:
     """Twenty questions on five passages."""
@@ -82,15 +84,12 @@ def test_runs_that_were_exported_are_the_runs_that_they_were(results, tmp_path):
         assert other_run == run
         assert (other.chosen, other.settings, other.n) == (task.chosen, task.settings, task.n)
         one, two = read_samples(task), read_samples(other)
-        assert (two.doc_hashes, two.clusters, two.prompts) == (
-            *(one.doc_hashes, one.clusters, one.prompts),
-        )
+        assert (two.doc_hashes, two.clusters) == (one.doc_hashes, one.clusters)
+        assert two.prompts == one.prompts
         assert two.scores["score"].tolist() == one.scores["score"].tolist()
         for line, back in zip(read_documents(task), read_documents(other), strict=True):
-            assert line == {name: back[name] for name in line if name != "metrics"} | {
-                "metrics": line["metrics"],
-                "arguments": line["arguments"],
-            }
+            assert {name: back.get(name) for name in KEPT} == {name: line[name] for name in KEPT}
+            assert back["arguments"]["gen_args_0"]["arg_0"] == f"prompt {line['doc_id']}"
 
 
 def test_a_log_has_the_arm_the_template_the_settings_and_the_clustered_error(results, tmp_path):
@@ -197,8 +196,9 @@ def test_a_conversation_is_one_of_many_turns(tmp_path):
     (row,) = read_lines(path.with_name(f"{path.stem}_samples.jsonl"))
     assert row["interaction_type"] == "multi_turn"
     said = [(one["role"], one["content"]) for one in row["messages"]]
-    assert said == [("user", "Who?"), ("assistant", "Ada."), ("user", "Why?")] + [
-        ("assistant", "She can.")
+    assert said == [
+        *(("user", "Who?"), ("assistant", "Ada.")),
+        *(("user", "Why?"), ("assistant", "She can.")),
     ]
     (run,) = read_runs([tmp_path / "out"])
     (back,) = read_documents(run.tasks["mt_bench_2turn"])
