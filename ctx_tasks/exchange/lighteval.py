@@ -55,7 +55,7 @@ def as_results(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         return {**_as_results(content), "date": _seconds(_date(path))}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         lacking = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(
             f"{path} is no results file of lighteval 0.8 or later ({lacking}): the leaderboard "

@@ -56,12 +56,10 @@ def as_results(path: Path, log: Mapping[str, Any]) -> dict[str, Any]:
             f"{path} is an Every Eval Ever log of schema {version}; 0.2 and 0.3 are read: bring it "
             "up to date with the package every-eval-ever."
         )
-    details = (log.get("source_metadata") or {}).get("additional_details") or {}
-    if RECORD in details:
-        return dict(json.loads(details[RECORD]))
     try:
-        return _of_others(log)
-    except (KeyError, TypeError, AttributeError) as error:
+        details = (log.get("source_metadata") or {}).get("additional_details") or {}
+        return dict(json.loads(details[RECORD])) if RECORD in details else _of_others(log)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         lacking = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(
             f"{path} is no Every Eval Ever log that can be read ({lacking}): the leaderboard needs "
