@@ -32,6 +32,12 @@ def opened(path: Path) -> Any:
     return content
 
 
+def is_foreign(path: Path) -> bool:
+    """Whether a results file is another tool's."""
+    content = load(path)
+    return logs.is_log(content) or lighteval.is_results(content)
+
+
 def samples_of(path: Path, content: Mapping[str, Any], task: str) -> Path | None:
     """Where the documents of a task lie; None where they were not logged.
 

@@ -68,6 +68,14 @@ def test_exported_results_are_the_same_leaderboard_again(results, tmp_path):
     assert (again.columns, again.notes) == (first.columns, first.notes)
 
 
+def test_a_real_run_is_the_same_leaderboard_again(evaluated, tmp_path):
+    assert len(export(evaluated, tmp_path / "out")) == 2
+    first, again = (board(read_runs([folder])) for folder in (evaluated, tmp_path / "out"))
+    assert [row.arm.name for row in first.rows] == ["chat, α 0.5 constant"]
+    assert shown(again) == shown(first)
+    assert sorted(again.notes) == sorted(first.notes)
+
+
 def test_runs_that_were_exported_are_the_runs_that_they_were(results, tmp_path):
     export(results, tmp_path / "out")
     tasks = [
