@@ -66,6 +66,11 @@ def instance(line: Mapping[str, Any], task: str, log: Log) -> dict[str, Any] | N
     }
 
 
+def is_ours(row: Mapping[str, Any]) -> bool:
+    """Whether a row is one of `instance`."""
+    return (row.get("metadata") or {}).get("written_by") == WRITER
+
+
 def sample(row: Mapping[str, Any], metrics: Mapping[str, str]) -> dict[str, Any]:
     """The sample line of a row, anybody's.
 
@@ -76,7 +81,7 @@ def sample(row: Mapping[str, Any], metrics: Mapping[str, str]) -> dict[str, Any]
         KeyError, TypeError, AttributeError: it lacks what the schema wants.
     """
     metadata, given = row.get("metadata") or {}, row["input"]
-    ours = metadata.get("written_by") == WRITER
+    ours = is_ours(row)
     scores = {metrics.get(row.get("evaluation_result_id") or "", ""): row["evaluation"]["score"]}
     answers = _answers(row)
     return {

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ctx_tasks.errors import UserError
-from ctx_tasks.exchange.instances import sample
+from ctx_tasks.exchange.instances import is_ours, sample
 from ctx_tasks.exchange.record import RECORD
 
 UNTOLD = "arm not told"
 _NAME = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\.json")
 _SAMPLES = "_samples.jsonl"
+_ID = "evaluation_result_id"
 # The schema has scores from 0.2 on where they are now.
 _READ = ("0.2.", "0.3.")
 
@@ -68,28 +69,49 @@ def as_results(path: Path, log: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def texts(path: Path, task: str) -> Iterator[bytes]:
-    """The documents of one evaluation as lines of a sample file."""
-    metrics = _metrics(path)
-    with path.open(encoding="utf-8") as file:
+    """The documents of one evaluation as lines of a sample file.
+
+    Others write a row for each metric of a document, in any order; those are put together.
+    """
+    metrics = _metrics(path, task)
+    others: dict[str, dict[str, Any]] = {}
+    with path.open(encoding="utf-8", errors="replace") as file:
         for number, text in enumerate(file, 1):
             try:
                 row = json.loads(text)
-                if row["evaluation_name"] == task:
-                    yield json.dumps(sample(row, metrics)).encode()
+                if row["evaluation_name"] != task:
+                    continue
+                line = sample(row, metrics)
+                if is_ours(row):
+                    yield json.dumps(line).encode()
+                else:
+                    _join(others, row["sample_id"], line)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 lacking = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise UserError(
                     f"{path}, line {number} is no document of an Every Eval Ever log ({lacking}); "
                     "remove the file to read the log's scores alone."
                 ) from error
+    yield from (json.dumps(line).encode() for line in others.values())
 
 
-def _metrics(samples: Path) -> dict[str, str]:
-    """The metric of each result of the log beside a file of documents; under "" the first."""
+def _join(lines: dict[str, dict[str, Any]], key: str, line: dict[str, Any]) -> None:
+    """Add the metrics that a document's line brings; one that brings none is another document."""
+    before = lines.get(key, {})
+    new = {name: line[name] for name in line if name not in before}
+    if before and new:
+        before.update(new)
+    else:
+        lines[f"{key}#{len(lines)}" if before else key] = line
+
+
+def _metrics(samples: Path, task: str) -> dict[str, str]:
+    """The metric of each result of the log beside a file of documents; under "" a task's first."""
     log = samples.with_name(samples.name.removesuffix(_SAMPLES) + ".json")
     results = json.loads(log.read_text(encoding="utf-8"))["evaluation_results"]
-    names = {one.get("evaluation_result_id") or "": _metric(one) for one in reversed(results)}
-    return {"": _metric(results[0]), **names}
+    named = {one["evaluation_result_id"]: _metric(one) for one in results if _ID in one}
+    of_task = [one for one in results if one["evaluation_name"] == task] or results
+    return {**named, "": _metric(of_task[0])}
 
 
 def _metric(result: Mapping[str, Any]) -> str:

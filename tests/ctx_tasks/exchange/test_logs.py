@@ -103,9 +103,7 @@ def test_rows_belong_to_the_result_and_the_evaluation_they_name(tmp_path):
     second = result(score=0.25, evaluation_result_id="2", metric_config={"metric_id": "f1"})
     other = result("mmlu", 1.0)
     rows = [{**one, "evaluation_result_id": "1"} for one in FOUR]
-    rows += [
-        {**one, "evaluation_result_id": "2", "sample_hash": f"{n}"} for n, one in enumerate(FOUR)
-    ]
+    rows += [{**one, "evaluation_result_id": "2"} for one in [row(n, n == 0) for n in range(4)]]
     rows += [{**row(9, 1.0), "evaluation_name": "mmlu"}]
     write_log(tmp_path, first, second, other, rows=rows)
     (run,) = read_runs([tmp_path])
@@ -113,7 +111,15 @@ def test_rows_belong_to_the_result_and_the_evaluation_they_name(tmp_path):
         "gsm8k": "em",
         "mmlu": "accuracy",
     }
-    assert read_samples(run.tasks["mmlu"]).doc_hashes == ["hash 9"]
+    found = read_samples(run.tasks["gsm8k"]).scores
+    assert (found["em"].tolist(), found["f1"].tolist()) == ([1, 1, 1, 0], [1, 0, 0, 0])
+    assert read_samples(run.tasks["mmlu"]).scores["accuracy"].tolist() == [1]
+
+
+def test_a_document_that_was_asked_twice_counts_twice(tmp_path):
+    write_log(tmp_path, result(score=0.5), rows=[row(0, 1.0), row(0, 0.0)])
+    (run,) = read_runs([tmp_path])
+    assert read_samples(run.tasks["gsm8k"]).scores["accuracy"].tolist() == [1, 0]
 
 
 def test_logs_of_the_project_s_own_converter_have_hashes_and_all_metrics(tmp_path):
