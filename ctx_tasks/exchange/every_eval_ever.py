@@ -104,7 +104,7 @@ def _log(cell: Cell, publisher: Publisher, now: int) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA,
         "evaluation_id": evaluation,
-        "evaluation_timestamp": str(int(cell.run.date)),
+        **({"evaluation_timestamp": str(int(cell.run.date))} if cell.run.date else {}),
         "retrieved_timestamp": str(now),
         "source_metadata": {
             "source_name": WRITER,

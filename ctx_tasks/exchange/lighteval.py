@@ -19,7 +19,6 @@ from typing import Any
 
 from ctx_tasks.errors import UserError
 from ctx_tasks.exchange.logs import UNTOLD
-from ctx_tasks.rows import read_rows
 
 # What stands for the model's class in the harness's files.
 TOOL = "lighteval"
@@ -65,6 +64,9 @@ def as_results(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 def texts(path: Path) -> Iterator[bytes]:
     """The documents as lines of a sample file."""
+    # Brings pyarrow, which the harness's files do without.
+    from ctx_tasks.rows import read_rows
+
     for number, row in enumerate(read_rows(path), 1):
         try:
             yield json.dumps(_sample(row, number), default=str).encode()
