@@ -20,6 +20,7 @@ import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +72,7 @@ def write(cells: Sequence[Cell], folder: Path, publisher: Publisher) -> list[Pat
     return [folder / path.relative_to(partial) for path in written]
 
 
-def new_folder(folder: Path) -> Any:
+def new_folder(folder: Path) -> AbstractContextManager[Path]:
     """`files.whole_folder` of a folder that is not there yet, or empty."""
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder with --output, or empty it.")
