@@ -11,6 +11,7 @@ from ctx_models.commands import (
     attention,
     compare,
     demo,
+    export,
     gate,
     judge,
     leaderboard,
@@ -37,6 +38,7 @@ app.command("rescore")(rescore.command)
 app.command("attention")(attention.command)
 app.command("leaderboard")(leaderboard.command)
 app.command("plots")(plots.command)
+app.command("export")(export.command)
 app.command("compare")(compare.command)
 app.command("gate", cls=gate.GateCommand)(gate.command)
 app.command("demo")(demo.command)

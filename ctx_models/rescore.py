@@ -33,6 +33,7 @@ from ctx_tasks.answers import (
     unanswered,
 )
 from ctx_tasks.errors import UserError
+from ctx_tasks.exchange import foreign
 from ctx_tasks.files import require_writable, write_text
 from ctx_tasks.result_files import attention_file
 from ctx_tasks.results import Run, TaskResult, read_documents
@@ -109,6 +110,10 @@ def rescore(run: Run) -> list[Rescored]:
     saved = {name: r for name, r in run.tasks.items() if r.samples_file is not None}
     if not saved:
         raise UserError(f"{run.path} has no samples; a run with --log_samples can be rescored.")
+    if foreign.is_foreign(run.path):
+        raise UserError(
+            f"{run.path} is no file of lm-eval's; rescore the results it was made from."
+        )
     require_writable(run.path)
     lines = {name: list(read_documents(result)) for name, result in saved.items()}
     manager = harness.task_manager(list(lines))

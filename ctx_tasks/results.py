@@ -1,5 +1,7 @@
 """Result and sample files of lm-eval, ours and plain `lm_eval --log_samples`, as typed rows.
 
+What other tools wrote (`exchange.foreign`) is read as the harness would have written it.
+
 Of the harness's versions, files of 0.4.5, 0.4.9 and 0.4.13 are tested. A results file is JSON and
 holds everything but the samples; `samples_<task>_<time>.jsonl` beside it has one line per document
 and filter. Nothing in them is executed or trusted: a file that lacks what is needed is an error
@@ -25,7 +27,7 @@ from ctx_tasks.checkpoint_names import short_names
 from ctx_tasks.columns import GROUPS, TASKS
 from ctx_tasks.document_keys import Distinct, clusters, digest, distinct, of_part
 from ctx_tasks.errors import UserError
-from ctx_tasks.result_files import load, results_files, samples_file
+from ctx_tasks.exchange import foreign
 from ctx_tasks.sample_lines import Doc, as_object, doc_of, read_lines
 from ctx_tasks.scores import (
     Choice,
@@ -157,6 +159,8 @@ def read_runs(paths: Iterable[Path], choice: Choice | None = None) -> list[Run]:
             f"{files[0]} holds answers without scores; rate those of MT-Bench with `ctx-eval "
             "judge`, or run the tasks without --predict_only."
         )
+    if untold := foreign.told([(run.path, run.config) for run in runs]):
+        logger.warning("%s", untold)
     asked.refuse_unused({n: task.chosen for run in runs for n, task in run.tasks.items()})
     return _named(_newest(runs))
 
@@ -223,7 +227,7 @@ def _result_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"{path} does not exist; give a folder of results or a results file.")
-    found = results_files(path)
+    found = foreign.found_below(path)
     if not found:
         raise UserError(
             f"{path} holds no results_*.json; run lm_eval with --output_path {path} first."
@@ -232,7 +236,7 @@ def _result_files(path: Path) -> list[Path]:
 
 
 def _read(path: Path, choice: Choice) -> list[Run]:
-    content = load(path)
+    content = foreign.opened(path)
     try:
         return _runs(path, content, choice)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -302,13 +306,12 @@ def _task(path: Path, content: dict[str, Any], name: str, choice: Choice) -> Tas
     }
     if parts:
         agreeing[BEGUN] = all(part.settings[BEGUN] for part in parts)
-    samples = samples_file(path, name)
     return TaskResult(
         name,
         sum(part.n for part in parts) if parts else int(count),
         chosen,
         agreeing,
-        samples if samples.is_file() else None,
+        foreign.samples_of(path, content, name),
         members,
         parts,
     )
@@ -378,7 +381,7 @@ def _lines(result: TaskResult, metrics: Sequence[str] = ()) -> Iterator[tuple[by
     """The lines of the result's filter."""
     if result.samples_file is None:
         raise UserError(f"{result.task} has no sample file; run it again with --log_samples.")
-    for text, line in read_lines(result.samples_file, result.chosen.filters, metrics):
+    for text, line in read_lines(result.samples_file, result.task, result.chosen.filters, metrics):
         if line.filter_name == result.filter:
             yield text, line
 

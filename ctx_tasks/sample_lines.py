@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from ctx_tasks.errors import UserError
+from ctx_tasks.exchange.foreign import texts
 
 
 class Doc(msgspec.Struct):
@@ -29,11 +30,12 @@ _DOC = msgspec.json.Decoder(Doc)
 
 
 def read_lines(
-    path: Path, filters: Sequence[str], metrics: Sequence[str] = ()
+    path: Path, task: str, filters: Sequence[str], metrics: Sequence[str] = ()
 ) -> Iterator[tuple[bytes, Any]]:
     """Each line as text and as an object with doc_hash, doc, filter_name and metric_0, metric_1...
 
     Args:
+        path: of the harness, or of another tool whose files are read (`exchange.foreign`).
         filters: of the task, in the order of its results.
 
     Raises:
@@ -42,17 +44,16 @@ def read_lines(
     line_type = _line_type(tuple(metrics))
     decoder = msgspec.json.Decoder(line_type)
     seen: Counter[Any] = Counter()
-    with path.open("rb") as file:
-        for number, text in enumerate(file, 1):
-            try:
-                line = _decode(decoder, text, line_type)
-                if line.filter_name is None:
-                    line.filter_name = _filter(line, filters, seen)
-                yield text, line
-            except (ValueError, TypeError) as error:
-                raise UserError(
-                    f"{path}, line {number} is no sample of lm-eval ({error}); run it again."
-                ) from error
+    for number, text in enumerate(texts(path, task), 1):
+        try:
+            line = _decode(decoder, text, line_type)
+            if line.filter_name is None:
+                line.filter_name = _filter(line, filters, seen)
+            yield text, line
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path}, line {number} is no sample of lm-eval ({error}); run it again."
+            ) from error
 
 
 def as_object(text: bytes) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what this machine lacks the data or the package for (tests/QUARANTINES.md)."""
     here = {
         "realdata": bool(os.environ.get("CTX_REAL_DATA")),
+        "every_eval_ever": importlib.util.find_spec("every_eval_ever") is not None,
         "deepspeed": importlib.util.find_spec("deepspeed") is not None,
         "vllm": importlib.util.find_spec("vllm") is not None,
     }

@@ -1,0 +1,1 @@
+"""Results in the formats of other people's tools, written and read."""
