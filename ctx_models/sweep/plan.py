@@ -171,9 +171,6 @@ def _plan(content: dict[str, Any], output: Path | None, wrong: list[str]) -> Pla
     own = isinstance(named, list) and all(isinstance(one, dict) and "arms" in one for one in named)
     # Nobody's, where each checkpoint names its own.
     arms = () if own and named and "arms" not in content else _arms(content, "", wrong)
-    attention = content.get("attention", False)
-    if not isinstance(attention, bool):
-        wrong.append(f"attention must be true or false, not {attention!r}")
     checkpoints = [_checkpoint(one, arms, wrong) for one in _listed(content, "checkpoints", wrong)]
     if content.get("begun", True) and any(begun(str(task)) for task in tasks):
         checkpoints = [replace(one, arms=_with_begun(one.arms)) for one in checkpoints]
