@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -35,8 +36,8 @@ def written(model: Any) -> list[str]:
 
     Those are control tokens, and bytes at the end that are no whole character.
     """
-    texts = generations(model, TEXTS)
-    return [text.replace("<|endoftext|>", "").rstrip("\ufffd") for text in texts]
+    control = re.compile(r"<pad>|</?s>|<\|endoftext\|>")
+    return [control.sub("", text).rstrip("\ufffd") for text in generations(model, TEXTS)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
