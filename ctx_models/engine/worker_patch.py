@@ -84,8 +84,9 @@ class FlaggedEmbedding(VocabParallelEmbedding):
     def ctx_note(self, input_: torch.Tensor) -> None:
         """Write the flags of marked ids."""
         assert self.ctx_flags is not None
-        marks = (input_ & wire.MARK) != 0
-        self.ctx_flags[: input_.shape[0]].copy_(marks ^ self.ctx_unmarked)
+        # Models of transformers' own code come with a batch of one.
+        marks = ((input_ & wire.MARK) != 0).reshape(-1)
+        self.ctx_flags[: marks.shape[0]].copy_(marks ^ self.ctx_unmarked)
 
 
 def _lora_forward(plain: Callable[..., Any], self: Any, x: torch.Tensor) -> Any:
