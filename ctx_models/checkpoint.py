@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_tasks.needle.inputs import load_tokenizer
 
 _ARGUMENTS = ("revision", "trust_remote_code", "subfolder", "gguf_file")
@@ -18,13 +18,17 @@ def source(model_args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tokenizer_of(model_args: Mapping[str, Any]) -> Any:
-    """The tokenizer that `CtxLM` would take: an adapter's own where it has one.
+    """The tokenizer that our models would take: an adapter's own where it has one.
 
     Raises:
         UserError: it cannot be loaded.
     """
-    peft = model_args.get("peft")
-    own = peft if peft and (Path(peft) / "tokenizer_config.json").exists() else None
-    pretrained = nano.resolve(model_args.get("pretrained"))
-    named = model_args.get("tokenizer") or own
+    adapter = model_args.get("peft") or model_args.get("lora_local_path")
+    pretrained = model_names.resolve(model_args.get("pretrained"))
+    named = model_args.get("tokenizer") or adapter_tokenizer(adapter)
     return load_tokenizer(pretrained, named, **source(model_args))
+
+
+def adapter_tokenizer(adapter: str | None) -> str | None:
+    """The folder of an adapter if it has a tokenizer of its own."""
+    return adapter if adapter and (Path(adapter) / "tokenizer_config.json").exists() else None

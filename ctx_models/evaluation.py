@@ -30,7 +30,7 @@ def evaluate(
     chat: bool,
     log: Path,
     config: Mapping[str, Any] | None = None,
-    finish: Callable[[Path], object] = lambda folder: None,
+    finish: Callable[[Path, Mapping[str, Any]], object] = lambda folder, results: None,
     **settings: Any,
 ) -> dict[str, Any] | None:
     """Evaluate and replace `folder` by the harness's results file and its sample files.
@@ -41,7 +41,8 @@ def evaluate(
         chat: with the chat template.
         log: a file that comes into the folder with the results (see `ctx_models.logs`).
         config: entries added to the results' `config`.
-        finish: told where the files are, before they stand in `folder`; what it adds goes along.
+        finish: told where the files are, before they stand in `folder`, and the results with their
+            samples; what it adds goes along.
         settings: further arguments of `simple_evaluate` (batch_size, device, limit, ...).
 
     Returns:
@@ -67,7 +68,7 @@ def evaluate(
     results["config"].update(config or {})
     with whole_folder(folder) as staged:
         _save(tracker, dict(results), staged)
-        finish(staged)
+        finish(staged, results)
         logs.keep(log, staged)
     return dict(results)
 

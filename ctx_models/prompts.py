@@ -1,4 +1,4 @@
-"""A rendered prompt that remembers its segments: the harness hands a model nothing but strings."""
+"""Prompts that remember what they were made of: the harness hands a model nothing but strings."""
 
 from __future__ import annotations
 
@@ -22,6 +22,25 @@ class PromptText(str):
         text = cls(rendered.text)
         text.rendered, text.prefix = rendered, prefix
         return text
+
+
+class Conversation(str):
+    """A prompt of the harness's own `hf` that remembers its messages (also when pickled).
+
+    It is run as the string that it is; its segments are found when someone asks.
+    """
+
+    messages: list[dict[str, str]]
+    add_generation_prompt: bool
+
+    @classmethod
+    def of(
+        cls, text: str, messages: list[dict[str, str]], add_generation_prompt: bool
+    ) -> Conversation:
+        """`text`, which the chat template made of `messages`."""
+        found = cls(text)
+        found.messages, found.add_generation_prompt = messages, add_generation_prompt
+        return found
 
 
 def clipped(rendered: Rendered, length: int) -> Rendered:

@@ -34,6 +34,7 @@ from ctx_tasks.answers import (
 )
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import require_writable, write_text
+from ctx_tasks.result_files import attention_file
 from ctx_tasks.results import Run, TaskResult, read_documents
 
 _SPLIT = "saved"
@@ -156,11 +157,21 @@ def _write(
             json.dumps(_line(row, new), ensure_ascii=False) + "\n"
             for row, new in zip(rows, sorted(scored, key=lambda s: s["doc_id"]), strict=True)
         )
-        write_text(run.path.with_name(f"samples_{name}_{stamp}.jsonl"), text)
+        again = run.path.with_name(f"samples_{name}_{stamp}.jsonl")
+        write_text(again, text)
+        _copy_looks(saved[name].samples_file, again, name)
     path = run.path.with_name(f"results_{stamp}.json")
     content = _content(run, saved, found, now.timestamp())
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=str))
     return path
+
+
+def _copy_looks(samples: Path | None, again: Path, task: str) -> None:
+    """Where the answers looked, where a sweep measured it, stays with them."""
+    assert samples is not None
+    looks = attention_file(samples, task)
+    if looks.is_file():
+        write_text(attention_file(again, task), looks.read_text(encoding="utf-8"))
 
 
 def _line(row: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

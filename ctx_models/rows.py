@@ -39,10 +39,15 @@ class UserRows:
             packed = self._masks.get(_digest(ids[:length]))
             if packed is not None:
                 return np.unpackbits(packed, count=length).astype(bool)
-        raise UserError(
-            "A log-likelihood row without a prompt (perplexity tasks, empty context) has no user "
-            "turn to steer towards; run it with alpha=1."
-        )
+        raise no_user_turn()
+
+
+def no_user_turn() -> UserError:
+    """The refusal of a log-likelihood that has no context."""
+    return UserError(
+        "A log-likelihood row without a prompt (perplexity tasks, empty context) has no user turn "
+        "to steer towards; run it with alpha=1."
+    )
 
 
 def _digest(ids: np.ndarray) -> bytes:

@@ -1,44 +1,34 @@
 """The model behind `hf-ctx`: HFLM loaded, in an arm, with prompts that know their segments.
 
-The harness hands a model only the rendered prompt, so the segments are found where the chat
-template is applied and travel with the text (`PromptText`). Without a chat template the whole
-prompt is user text. What runs a request (generation, log-likelihoods) is in `lm.py`.
+What runs a request (generation, log-likelihoods) is in `lm.py`; arm and prompts in `armed.py`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from accelerate.utils import gather_object
-from jinja2.exceptions import TemplateError
 from lm_eval.models.huggingface import HFLM
 
 from ctx_tasks.arm import ARGUMENTS, split
 from ctx_tasks.errors import UserError
 from ctx_tasks.loaded import Loaded, announce
-from ctx_tasks.prompts import WithoutIndicator
 
-from . import attention, nano, quantization
+from . import attention, model_names, nano, quantization
 from .arm import ArmSettings, read_arm
+from .armed import ArmedLM, check_thinking
 from .batches import Item
-from .fingerprint import short_hash
-from .indicator import check_indicator
-from .instruction import insert_instruction
-from .prompts import PromptText
+from .checkpoint import adapter_tokenizer
 from .selfcheck import SelfCheck
-from .spans import Rendered, Segmented, raw, render, tokenize
 from .steering import steer
 from .thinking import Thinking
-from .unsegmented import Unsegmented
 from .window import read_cut
 
 logger = logging.getLogger(__name__)
@@ -47,12 +37,12 @@ logger = logging.getLogger(__name__)
 _SOURCE = ("revision", "trust_remote_code", "subfolder", "gguf_file")
 
 
-class SteeredLM(HFLM):
+class SteeredLM(ArmedLM, HFLM):
     """HFLM that knows the user's tokens, can be steered, and says in results what it is.
 
     Args:
-        pretrained: model folder or hub name, or the name of a bundled model (`ctx_models.nano`);
-            None for the bundled nano-chat, with a warning.
+        pretrained: model folder or hub name, or a name of ours (`ctx_models.model_names`); None
+            for the bundled nano-chat, with a warning.
         peft, tokenizer: HFLM's; the adapter's tokenizer is used when it has one.
         cut: what prompts longer than the window lose: the oldest tokens (`left`, as in hf), or the
             middle of what the user wrote (`frame`).
@@ -82,12 +72,12 @@ class SteeredLM(HFLM):
             logger.warning("hf-ctx got no `pretrained`: this is the bundled %s.", nano.DEFAULT)
         given = pretrained
         if pretrained is None or isinstance(pretrained, str):
-            pretrained = nano.resolve(pretrained)
+            pretrained = model_names.resolve(pretrained)
         kwargs, arm = split(kwargs)
         self._take(read_arm(arm))
         self._quantized: dict[str, Any] = {}
-        if peft and tokenizer is None and (Path(peft) / "tokenizer_config.json").exists():
-            tokenizer = peft
+        if tokenizer is None:
+            tokenizer = adapter_tokenizer(peft)
         _check_arguments(kwargs)
         # HFLM's own default is "cuda", also where there is none.
         if kwargs.get("device") is None:
@@ -119,19 +109,10 @@ class SteeredLM(HFLM):
         self._check_padding()
 
     def _take(self, settings: ArmSettings) -> None:
-        """Note the settings of an arm and forget what was noted under another."""
-        self.arm, self.steering = settings.arm, settings.steering
-        self._templated = self._segments_found = False
+        super()._take(settings)
         self._paths: set[str] = set()
 
-    def set_arm(self, settings: ArmSettings) -> None:
-        """Make this loaded model the one that the arguments of an arm would have loaded.
-
-        Raises:
-            UserError: an indicator that the tokenizer, or steering that the model does not take.
-        """
-        self._take(settings)
-        self._check_indicator()
+    def _steer(self) -> None:
         if self.steering.active:
             self._check_model()
             self._check_padding()
@@ -140,10 +121,6 @@ class SteeredLM(HFLM):
         """HFLM makes the tokenizer before the model: check the indicator there, not after."""
         super()._create_tokenizer(*args, **kwargs)
         self._check_indicator()
-
-    def _check_indicator(self) -> None:
-        if self.arm.indicator is not None:
-            check_indicator(self.tokenizer, self.arm.indicator, strict=self.arm.indicator_strict)
 
     def _create_model(self, *args: Any, **kwargs: Any) -> None:
         """HFLM's, quantized where that was asked for.
@@ -190,120 +167,6 @@ class SteeredLM(HFLM):
         """What all processes found, in their order."""
         return list(gather_object(found)) if self.world_size > 1 else found
 
-    @property
-    def _segmented(self) -> bool:
-        """Whether anything here changes a prompt or needs to know which tokens are the user's."""
-        marked = self.arm.indicator is not None or self.arm.instruction is not None
-        return self.steering.active or marked or self.cut == "frame" or self.thinking is not None
-
-    # ---- prompts -------------------------------------------------------------------------------
-
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
-        """Render the messages; with steering or an indicator the result carries its segments.
-
-        It is an `Unsegmented` where that fails for what these messages say.
-
-        Raises:
-            UserError: it fails for whatever messages of these roles say.
-        """
-        self._templated = True
-        if self.arm.instruction is not None:
-            told = self.arm.instruction, self.arm.instruction_turn
-            chat_history = insert_instruction(chat_history, *told)
-        prefix = ""
-        if self.thinking is not None and not add_generation_prompt:
-            # A begun answer leaves no room for a thought: it follows it.
-            prefix = chat_history[-1]["content"]
-            chat_history, add_generation_prompt = chat_history[:-1], True
-        # Without a template `render` says so in one sentence; HFLM would not.
-        if not self._segmented and self.tokenizer.chat_template:
-            return super().apply_chat_template(chat_history, add_generation_prompt)
-        try:
-            prompt = self._prompt(chat_history, add_generation_prompt, prefix)
-        except UserError as error:
-            if self._segments_found or self._takes_plain_words(chat_history, add_generation_prompt):
-                return Unsegmented(error)
-            raise
-        self._segments_found = True
-        return prompt
-
-    def _takes_plain_words(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool
-    ) -> bool:
-        """Whether messages of these roles have segments where they say nothing unusual."""
-        plain = [{**one, "content": f"word {place}"} for place, one in enumerate(chat_history)]
-        try:
-            self._prompt(plain, add_generation_prompt, "")
-        except UserError:
-            return False
-        return True
-
-    def _prompt(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool, prefix: str
-    ) -> PromptText:
-        """The messages with their segments, without a system message where that is refused."""
-        try:
-            return PromptText.of(self._render(chat_history, add_generation_prompt), prefix)
-        except UserError as error:
-            turns = [message for message in chat_history if message["role"] != "system"]
-            if len(turns) == len(chat_history) or not isinstance(error.__cause__, TemplateError):
-                raise
-            if self.arm.instruction is not None and self.arm.instruction_turn == "system":
-                raise UserError(
-                    "The chat template refuses a system message: give instruction_turn=user."
-                ) from error
-            logger.warning("The chat template refuses a system message; it is left out, as in hf.")
-            return PromptText.of(self._render(turns, add_generation_prompt), prefix)
-
-    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> Rendered:
-        return render(
-            self.tokenizer,
-            messages,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-            indicator=self._indicator_for([message["content"] for message in messages]),
-            indicator_turns=self.arm.indicator_turns,
-            template_args=self.chat_template_args,
-        )
-
-    def _rendered(self, text: str) -> Rendered:
-        """The segments of a prompt as the harness hands it back."""
-        if isinstance(text, PromptText):
-            return text.rendered
-        if isinstance(text, Unsegmented):
-            raise UserError(text)
-        if self._templated:
-            raise UserError(
-                "This task changes the prompt after the chat template, so its user turn is lost: "
-                f"{text[:60]!r}; run it with alpha=1 and without an indicator."
-            )
-        if self.arm.instruction is not None:
-            raise UserError(
-                "instruction= is put into a turn of a chat: run it with --apply_chat_template."
-            )
-        if self.thinking is not None:
-            raise UserError(
-                "think_end_token needs the chat template, which opens the thought and leaves a "
-                "begun answer until after it: add --apply_chat_template, or leave it out."
-            )
-        return raw(text, self._indicator_for([text]))
-
-    def _indicator_for(self, texts: list[str]) -> str | None:
-        """The indicator, unless the task (MT-Bench) wants its prompts without it."""
-        unwanted = any(isinstance(text, WithoutIndicator) for text in texts)
-        return None if unwanted else self.arm.indicator
-
-    def _tokens(self, rendered: Rendered) -> Segmented:
-        return tokenize(self.tokenizer, rendered, add_special_tokens=self.add_bos_token)
-
-    def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
-        """HFLM's; a prompt that carries its segments is tokenised as it will be run."""
-        if isinstance(string, PromptText) and not args and not kwargs:
-            return self._tokens(string.rendered).input_ids
-        return super().tok_encode(string, *args, **kwargs)
-
     @contextmanager
     def _steered(self, user_mask: torch.Tensor | None) -> Iterator[None]:
         """Steered towards the masked tokens; plain without steering or mask."""
@@ -327,18 +190,8 @@ class SteeredLM(HFLM):
     # ---- what results and caches must know -----------------------------------------------------
 
     def settings(self) -> dict[str, Any]:
-        """Everything of ours that can move an answer, as plain JSON values."""
-        template = self.tokenizer.chat_template if self._templated else None
-        return {
-            **self.steering.record(),
-            "steer_thought": self.arm.steer_thought,
-            **self.arm.marks,
-            "chat_template": None if template is None else short_hash(str(template)),
-            "chat_template_args": self.chat_template_args,
-            "cut": self.cut,
-            **({} if self.thinking is None else self.thinking.record()),
-            "quantization": quantization.record(self._quantized),
-        }
+        """As of every model of ours, and the weights' precision."""
+        return {**super().settings(), "quantization": quantization.record(self._quantized)}
 
     def get_model_info(self) -> dict[str, Any]:
         """HFLM's model information and our settings, for the results file."""
@@ -352,16 +205,6 @@ class SteeredLM(HFLM):
         }
         ours = {**self.settings(), "attention": used, **executed}
         return {**super().get_model_info(), "ctx": ours}
-
-    @property
-    def tokenizer_name(self) -> str:
-        """HFLM's, made distinct by what changes a prompt: it is the key of --cache_requests."""
-        name = super().tokenizer_name
-        if not self._segmented:
-            return name
-        marks = [*self.arm.marks.values(), str(self.tokenizer.chat_template)]
-        marks += [] if self.thinking is None else ["thinks"]
-        return f"{name}__ctx_{short_hash(json.dumps(marks))}"
 
 
 _OWN_ARGUMENTS = [*ARGUMENTS, "overlength", *signature(SteeredLM.__init__).parameters]
@@ -380,8 +223,4 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
         close += get_close_matches(name, known, n=1, cutoff=0.85)
         if name not in known and close:
             raise UserError(f"{name}={value} is not a model argument: did you mean {close[0]}?")
-    if arguments.get("enable_thinking") and arguments.get("think_end_token") is None:
-        raise UserError(
-            "enable_thinking=True needs think_end_token, which ends the thought before the answer: "
-            "add the model's own, such as think_end_token=</think>."
-        )
+    check_thinking(arguments)

@@ -23,7 +23,7 @@ from transformers import StoppingCriteria
 from ctx_tasks.errors import UserError
 
 # Blank tokens after the tag that are still looked at.
-_BLANKS = 8
+BLANKS = 8
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Thinking:
     def longest_tag(self) -> int:
         """Tokens within which the tag and the blanks after it lie."""
         words = 1 if isinstance(self.tag, int) else len(self._encode(self.tag))
-        return words + 2 + _BLANKS
+        return words + 2 + BLANKS
 
     def after(self, ids: Sequence[int]) -> str | None:
         """The text after the first tag; None without one."""

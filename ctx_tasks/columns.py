@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# The benchmark itself, with the prompt for models tuned on UltraChat, with bundled questions.
-Kind = Literal["", "plain", "nano"]
-KINDS: tuple[Kind, ...] = ("", "plain", "nano")
+# The benchmark itself, with the prompt for models tuned on UltraChat, with bundled questions of the
+# nano world or on real prose.
+Kind = Literal["", "plain", "nano", "prose"]
+KINDS: tuple[Kind, ...] = ("", "plain", "nano", "prose")
+BUNDLED: tuple[Kind, ...] = ("nano", "prose")
 AVERAGE = "Avg."
 
 
@@ -23,7 +25,8 @@ class Benchmark:
 
     Attributes:
         heading: of its column.
-        task: its task; of other kinds nano_TASK and TASK_plain, with the answer begun TASK_prefix.
+        task: its task; of other kinds nano_TASK, prose_TASK and TASK_plain, with the answer begun
+            TASK_prefix.
         kinds: the kinds it has.
         option: the --metadata key that names its files.
         context: whether its answers stand in a text; such benchmarks make the average, and have
@@ -54,7 +57,7 @@ class Benchmark:
 
 
 NEEDLE = Benchmark(
-    *("NIH recall", "nih_recall", ("", "nano"), "needles"),
+    *("NIH recall", "nih_recall", ("", *BUNDLED), "needles"),
     context=True,
     needle=True,
     line="NIH recall",
@@ -96,7 +99,7 @@ def suffix(kind: Kind) -> str:
 
 
 def _named(task: str, kind: Kind) -> str:
-    return {"": task, "plain": f"{task}_plain", "nano": f"nano_{task}"}[kind]
+    return {"": task, "plain": f"{task}_plain"}.get(kind, f"{kind}_{task}")
 
 
 # Our tasks by name; a begun one stands in the column of its benchmark.
@@ -108,7 +111,7 @@ TASKS = {
 }
 # Our groups, the means over the context benchmarks, each with its kind and whether the answer is
 # begun. The leaderboard takes such means itself.
-_KINDS_OF_GROUPS: tuple[Kind, ...] = ("", "nano")
+_KINDS_OF_GROUPS: tuple[Kind, ...] = ("", *BUNDLED)
 GROUPS = {
     _named("context_awareness" + ("_prefix" if begun else ""), kind): (kind, begun)
     for kind in _KINDS_OF_GROUPS
@@ -130,9 +133,9 @@ def is_needle(task: str) -> bool:
     return task in TASKS and TASKS[task].benchmark.needle
 
 
-def is_bundled(heading: str) -> bool:
-    """Whether a column is of bundled questions, which are no benchmark."""
-    return heading in _BY_HEADING and _BY_HEADING[heading].kind == "nano"
+def kind_of(heading: str) -> Kind:
+    """The kind of a column; of a task that is not ours, that of the benchmarks themselves."""
+    return _BY_HEADING[heading].kind if heading in _BY_HEADING else ""
 
 
 def begun(task: str) -> str | None:

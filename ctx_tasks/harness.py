@@ -68,7 +68,7 @@ PRIVATE: Final = {
     ),
     "lm_eval.tasks": ("TaskManager._entry", "TaskManager.task_index"),
     "lm_eval.tasks._index": ("Kind.GROUP", "Kind.TASK", "Kind.PY_TASK"),
-    "lm_eval.utils": ("setup_logging", "simple_parse_args_string"),
+    "lm_eval.utils": ("apply_template", "setup_logging", "simple_parse_args_string"),
 }
 
 # What it says as a warning at every run of ours, however well all is: how settings reach a task,
@@ -93,6 +93,13 @@ def read_arguments(text: str) -> dict[str, Any]:
     given = text.lstrip().startswith("{")
     found: dict[str, Any] = json.loads(text) if given else simple_parse_args_string(text)
     return found
+
+
+def begun_answer(gen_prefix: str, doc: Mapping[str, Any]) -> str:
+    """What a task's `gen_prefix`, the name of a field or a template, begins an answer with."""
+    from lm_eval.utils import apply_template
+
+    return str(doc[gen_prefix] if gen_prefix in doc else apply_template(gen_prefix, doc))
 
 
 def log_to_terminal() -> None:

@@ -1,5 +1,6 @@
-"""Figures for papers: the needle heatmap (Figure 2 of arXiv 2411.02688), changes as bars with their
-intervals, and the alpha curve of a checkpoint (Table 2 as lines). The HTML report shows the same.
+"""Figures for papers: the needle heatmap (Figure 2 of arXiv 2411.02688) and its recall over length,
+changes as bars with their intervals, and the alpha curve of a checkpoint (Table 2 as lines). The
+HTML report shows the same, but for the recall over length.
 
 Colours are matplotlib's cividis, which people with and without colour blindness read alike; one
 scale, 0 to 1, for every figure, so that figures can be compared. No display is needed.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,6 +24,8 @@ from ctx_tasks.files import whole_file
 from ctx_tasks.leaderboard.curves import Curve
 from ctx_tasks.statistics import Difference
 
+# Recalls by depth (percent) and length (tokens).
+Cells = dict[tuple[int, int], list[float]]
 SUFFIXES = (".png", ".svg")
 _MISSING = "lightgrey"
 _BAR = "#1d4fa5"
@@ -58,6 +62,48 @@ def nih_heatmap(samples: Iterable[Mapping[str, Any]], path: Path, title: str) ->
     every = [recall for recalls in cells.values() for recall in recalls]
     heading = f"{title}\nmean recall {fmean(every):.3f}, n = {len(every)}"
     save_figure(_figure(cells, heading), path)
+
+
+def recall_curve(arms: Mapping[str, Cells], path: Path, title: str) -> None:
+    """Draw the recall of a needle test over the length of its documents, a line an arm.
+
+    Args:
+        arms: the cells of each (`needle_cells`). A point is the mean of a length's cells, with the
+            standard error over them.
+        path: see `nih_heatmap`.
+        title: stands over the figure.
+
+    Raises:
+        UserError: another suffix.
+    """
+    check_suffix(path)
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, cells), (colour, marker) in zip(arms.items(), cycle(_LINES.values()), strict=False):
+        points = _by_length(cells)
+        axes.errorbar(
+            list(points),
+            [np.mean(recalls) for recalls in points.values()],
+            [np.std(recalls, ddof=1) / np.sqrt(len(recalls)) for recalls in points.values()],
+            color=colour,
+            marker=marker,
+            capsize=3,
+            label=plain(name),
+        )
+    axes.set_ylim(-0.02, 1.05)
+    axes.set_xlabel("document length (tokens)")
+    axes.set_ylabel("recall, standard error over depths")
+    axes.set_title(plain(title))
+    axes.legend()
+    save_figure(figure, path)
+
+
+def _by_length(cells: Cells) -> dict[int, list[float]]:
+    """The mean of each cell, by length."""
+    found: dict[int, list[float]] = {}
+    for (_, length), recalls in sorted(cells.items(), key=lambda cell: cell[0][1]):
+        found.setdefault(length, []).append(fmean(recalls))
+    return found
 
 
 def change_bars(changes: Sequence[tuple[str, Difference]], path: Path, title: str) -> None:
@@ -137,12 +183,12 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def needle_cells(samples: Iterable[Mapping[str, Any]]) -> dict[tuple[int, int], list[float]]:
+def needle_cells(samples: Iterable[Mapping[str, Any]]) -> Cells:
     """Recalls by (depth in percent, length in tokens) of the samples of a needle test.
 
     Samples without a recall, or of documents without depth and length, are left out.
     """
-    cells: dict[tuple[int, int], list[float]] = defaultdict(list)
+    cells: Cells = defaultdict(list)
     for sample in samples:
         recall, doc = sample.get("recall"), sample.get("doc")
         if recall is not None and isinstance(doc, Mapping) and {"depth", "length"} <= doc.keys():
@@ -150,7 +196,7 @@ def needle_cells(samples: Iterable[Mapping[str, Any]]) -> dict[tuple[int, int], 
     return dict(cells)
 
 
-def _figure(cells: Mapping[tuple[int, int], list[float]], heading: str) -> Figure:
+def _figure(cells: Cells, heading: str) -> Figure:
     depths, lengths = (sorted({cell[axis] for cell in cells}) for axis in (0, 1))
     recalls = np.full((len(depths), len(lengths)), np.nan)
     for (depth, length), values in cells.items():

@@ -18,6 +18,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -175,6 +177,43 @@ def load(benchmark: Benchmark, files: Any, data_used: dict[str, Any] | None) -> 
     if data_used is not None:
         data_used.update(source=source, sha256=loaded[0]["data_hash"], rows=len(loaded))
     return {"validation": loaded}
+
+
+def bundled(
+    benchmark: Benchmark,
+    path: Path,
+    source: str,
+    questions: Any,
+    data_used: dict[str, Any] | None,
+) -> dict[str, Dataset]:
+    """As `load`, of a file that comes with this package.
+
+    Args:
+        source: what results call it.
+        questions: how many, from the first; None for all.
+
+    Raises:
+        UserError: `questions` is no number of them.
+    """
+    rows = [row for record in read_file(path, path.name) for row in benchmark.unnest(record)]
+    alone = replace(benchmark, unnest=lambda row: [row])
+    loaded = dataset(alone, _first(rows, questions), source)
+    if data_used is not None:
+        data_used.update(source=source, sha256=loaded[0]["data_hash"], rows=len(loaded))
+    return {"validation": loaded}
+
+
+def _first(records: list[Record], questions: Any) -> list[Record]:
+    if questions is None:
+        return records
+    if not isinstance(questions, int) or isinstance(questions, bool):
+        raise UserError(f"questions must be a whole number, but got {questions!r}.")
+    if not 1 <= questions <= len(records):
+        raise UserError(
+            f"questions {questions} is out of range; ask for 1 to {len(records)}, or leave it out "
+            f"for all {len(records)}."
+        )
+    return records[:questions]
 
 
 def _default_records(benchmark: Benchmark) -> tuple[Iterable[Record], str]:

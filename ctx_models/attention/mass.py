@@ -1,4 +1,4 @@
-"""The attention mass on each segment, measured in the pass that computes the attention."""
+"""The attention mass on segments or on keys, measured in the pass that computes the attention."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ctx_models.spans import Segment
 from ctx_tasks.errors import UserError
 
 from .intervention import Intervention, MassRequest, active_intervention, intervening
-from .paths import Call, blockwise, run
+from .paths import Call, blockwise, run, weights
 
 
 class EnoughLayers(Exception):
@@ -24,25 +24,33 @@ def measure(call: Call, request: MassRequest, layer: int) -> torch.Tensor:
 
     Measured in float32 whatever the model's dtype: a mass is a sum of thousands of weights.
     """
-    indicator = functional.one_hot(request.segments.to(call.query.device).long(), len(Segment))
-    if call.keys.padded is not None:
-        indicator = indicator * ~call.keys.padded[..., None]
-    columns = indicator[:, None].expand(-1, call.key.shape[1], -1, -1).float()
     measured = Call(**vars(call))
     measured.query, measured.key = call.query.float(), call.key.float()
+    output = None
     if request.last_tokens is not None:
         measured.query = measured.query[:, :, -request.last_tokens :]
         measured.mask = call.mask.last_rows(request.last_tokens)
-        measured.value = columns
+    if request.segments is None:
+        request.found[layer] = weights(measured, 0, measured.query.shape[2]).mean(dim=1)
+    elif request.last_tokens is not None:
+        measured.value = _columns(call, request.segments)
         request.found[layer] = blockwise(measured)
-        output = None
     else:
+        columns = _columns(call, request.segments)
         measured.value = torch.cat([call.value.float(), columns], dim=-1)
         joined = run(measured, set())
         output, request.found[layer] = joined.split([call.value.shape[-1], len(Segment)], dim=-1)
     if len(request.found) == len(request.layers):
         raise EnoughLayers
     return run(call, set()) if output is None else output.to(call.value.dtype)
+
+
+def _columns(call: Call, segments: torch.Tensor) -> torch.Tensor:
+    """1 where a key is of a segment: float32 [batch, key heads, keys, len(Segment)]."""
+    indicator = functional.one_hot(segments.to(call.query.device).long(), len(Segment))
+    if call.keys.padded is not None:
+        indicator = indicator * ~call.keys.padded[..., None]
+    return indicator[:, None].expand(-1, call.key.shape[1], -1, -1).float()
 
 
 @torch.no_grad()
@@ -75,8 +83,49 @@ def segment_mass(
     Raises:
         UserError: a layer out of range, or shapes that do not fit.
     """
-    _check_request(model, input_ids, segments, layers)
+    _check_layers(model, layers)
+    if segments.shape != input_ids.shape:
+        raise UserError(
+            f"segments has shape {tuple(segments.shape)} but input_ids {tuple(input_ids.shape)}; "
+            "they must be equal."
+        )
     request = MassRequest(frozenset(layers), segments, last_tokens)
+    return _measured(model, request, layers, input_ids, attention_mask)
+
+
+@torch.no_grad()
+def key_mass(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    *,
+    layers: Sequence[int],
+    last_tokens: int,
+    attention_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention of the last query tokens on each key, the mean over heads; as `segment_mass` else.
+
+    One more row of weights a query and head, one layer at a time; never tokens x tokens.
+
+    Returns:
+        float32 [batch, layers, last_tokens, tokens]. Rows sum to 1, less what an attention sink
+        takes; rows of padding tokens mean nothing.
+
+    Raises:
+        UserError: a layer out of range.
+    """
+    _check_layers(model, layers)
+    request = MassRequest(frozenset(layers), None, last_tokens)
+    return _measured(model, request, layers, input_ids, attention_mask)
+
+
+def _measured(
+    model: PreTrainedModel,
+    request: MassRequest,
+    layers: Sequence[int],
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """What a request finds, [batch, layers, ...]."""
     running = active_intervention(model)
     if running is not None:
         _forward(model, running, request, input_ids, attention_mask)
@@ -103,20 +152,10 @@ def _forward(
         intervention.mass = None
 
 
-def _check_request(
-    model: PreTrainedModel,
-    input_ids: torch.Tensor,
-    segments: torch.Tensor,
-    layers: Sequence[int],
-) -> None:
+def _check_layers(model: PreTrainedModel, layers: Sequence[int]) -> None:
     count = model.config.get_text_config().num_hidden_layers
     wrong = [layer for layer in layers if not 0 <= layer < count]
     if wrong or not layers:
         raise UserError(
             f"layers={list(layers)} is not in this model: name at least one of 0 to {count - 1}."
-        )
-    if segments.shape != input_ids.shape:
-        raise UserError(
-            f"segments has shape {tuple(segments.shape)} but input_ids {tuple(input_ids.shape)}; "
-            "they must be equal."
         )

@@ -208,7 +208,19 @@ def blockwise(call: Call) -> torch.Tensor:
 
 
 def _block(call: Call, start: int, stop: int) -> torch.Tensor:
-    """Attention of the query rows start..stop, each seeing the keys `_visible` lets it see."""
+    """Attention of the query rows start..stop."""
+    batch, heads = call.query.shape[:2]
+    key_heads, keys = call.key.shape[1:3]
+    found = weights(call, start, stop).to(call.value.dtype)
+    output = found.view(batch, key_heads, -1, keys) @ call.value
+    return output.view(batch, heads, stop - start, -1)
+
+
+def weights(call: Call, start: int, stop: int) -> torch.Tensor:
+    """The weights [batch, heads, rows, keys] of the query rows start..stop, in float32.
+
+    Each row sees the keys that `_visible` lets it see.
+    """
     batch, heads, _, width = call.query.shape
     key_heads, keys = call.key.shape[1:3]
     query = call.query[:, :, start:stop].reshape(batch, key_heads, -1, width)
@@ -219,9 +231,7 @@ def _block(call: Call, start: int, stop: int) -> torch.Tensor:
     added = _additive(call, _visible(call, start, stop))
     if added is not None:
         logits = logits + added.float()
-    weights = _softmax(logits, call.sinks).to(call.value.dtype)
-    output = weights.view(batch, key_heads, -1, keys) @ call.value
-    return output.view(batch, heads, stop - start, -1)
+    return _softmax(logits, call.sinks)
 
 
 def _visible(call: Call, start: int, stop: int) -> torch.Tensor:

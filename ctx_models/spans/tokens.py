@@ -97,4 +97,5 @@ def _assigned(rendered: Rendered, encoded: Encoded) -> Segmented:
     kinds[encoded.special] = Segment.SPECIAL
     known = list(Segment)
     segments = [known[kind] for kind in kinds.tolist()]
-    return Segmented(rendered.text, encoded.ids, segments, messages.tolist())
+    offsets = encoded.offsets.tolist()
+    return Segmented(rendered.text, encoded.ids, segments, messages.tolist(), offsets)

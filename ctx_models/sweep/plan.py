@@ -2,12 +2,13 @@
 
 checkpoints:
   - {name: base, model_args: {pretrained: nano-base}, arms: [raw]}     # its own arms
-  - {name: chat, model_args: {pretrained: nano-chat}}                  # model: hf-ctx unless said
+  - {name: chat, model_args: {pretrained: nano-chat}}     # model: hf-ctx or vllm-ctx
 arms: [raw, chat, chat+prefix, {alpha: 0.9}, {indicator: "[IND]", name: marked}]
 begun: true          # each arm also with its answer begun, where the tasks have that (default)
 tasks: [context_awareness]
 metadata: {max_length: 4000}
 limit: null
+attention: false     # also where the answers to some documents looked, for the report
 batch_size: 8
 device: null
 output: sweep
@@ -24,15 +25,16 @@ from typing import Any
 
 import yaml
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_models.fingerprint import checkpoint_fingerprint, short_hash
+from ctx_models.registry import MODEL, OURS
 from ctx_tasks.arm import ARGUMENTS, Arm, command, safe
 from ctx_tasks.columns import begun
 from ctx_tasks.errors import UserError, near
 
 _KEYS = {
     *("checkpoints", "arms", "begun", "tasks"),
-    *("metadata", "limit", "batch_size", "device", "output"),
+    *("metadata", "limit", "attention", "batch_size", "device", "output"),
 }
 _CHECKPOINT_KEYS = {"name", "model", "model_args", "arms"}
 
@@ -55,6 +57,7 @@ class Plan:
     tasks: tuple[str, ...]
     metadata: dict[str, Any]
     limit: float | None
+    attention: bool
     batch_size: int | str
     device: str | None
     output: Path
@@ -109,8 +112,10 @@ class Cell:
         heads = self.arm.heads
         content = {
             "checkpoint": checkpoint_fingerprint(
-                nano.resolve(arguments.get("pretrained")),
-                *(arguments.get(key) for key in ("revision", "peft", "delta")),
+                model_names.resolve(arguments.get("pretrained")),
+                arguments.get("revision"),
+                arguments.get("peft") or arguments.get("lora_local_path"),
+                arguments.get("delta"),
             ),
             "model": self.checkpoint.model,
             "model_args": self.model_args,
@@ -159,6 +164,9 @@ def _plan(content: dict[str, Any], output: Path | None, wrong: list[str]) -> Pla
     if not isinstance(metadata, dict):
         wrong.append("metadata must be a mapping")
         metadata = {}
+    attention = content.get("attention", False)
+    if not isinstance(attention, bool):
+        wrong.append(f"attention must be true or false, not {attention!r}")
     named = content.get("checkpoints") or []
     own = isinstance(named, list) and all(isinstance(one, dict) and "arms" in one for one in named)
     # Nobody's, where each checkpoint names its own.
@@ -171,6 +179,7 @@ def _plan(content: dict[str, Any], output: Path | None, wrong: list[str]) -> Pla
         tuple(str(task) for task in tasks),
         metadata,
         content.get("limit"),
+        attention is True,
         content.get("batch_size", 1),
         content.get("device"),
         output or Path(str(content.get("output", "sweep"))),
@@ -215,7 +224,7 @@ def _with_begun(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
 def _checkpoint(given: Any, arms: tuple[Arm, ...], wrong: list[str]) -> Checkpoint:
     if not isinstance(given, dict) or "name" not in given:
         wrong.append(f"checkpoint {given!r} must be a mapping with name and model_args")
-        return Checkpoint("?", "hf-ctx", {}, ())
+        return Checkpoint("?", MODEL, {}, ())
     whose = f"checkpoint {given['name']}: "
     wrong += [whose + said for said in _unknown(given, _CHECKPOINT_KEYS)]
     arguments = given.get("model_args") or {}
@@ -225,11 +234,11 @@ def _checkpoint(given: Any, arms: tuple[Arm, ...], wrong: list[str]) -> Checkpoi
     ours = [key for key in ARGUMENTS if key in arguments]
     wrong += [f"{whose}{key} belongs to an arm" for key in ours]
     try:
-        nano.resolve(arguments.get("pretrained"))
+        model_names.resolve(arguments.get("pretrained"))
     except UserError as error:
         wrong.append(f"{whose}{str(error).rstrip('.')}")
     own = _arms(given, whose, wrong) if "arms" in given else arms
-    return Checkpoint(str(given["name"]), str(given.get("model", "hf-ctx")), arguments, own)
+    return Checkpoint(str(given["name"]), str(given.get("model", MODEL)), arguments, own)
 
 
 def _checked(plan: Plan) -> list[str]:
@@ -239,6 +248,8 @@ def _checked(plan: Plan) -> list[str]:
         wrong += _twice("arms", [arm.folder for arm in one.arms])
         wrong += _same(one.arms)
         wrong += [found for arm in one.arms for found in _checked_arm(arm, one)]
+        if plan.attention and one.model != "hf-ctx":
+            wrong.append(f"attention can be measured of model hf-ctx only, not of {one.name}")
     # An arm of the whole file is wrong once, not once a checkpoint.
     return list(dict.fromkeys(wrong))
 
@@ -262,13 +273,13 @@ def _checked_arm(arm: Arm, checkpoint: Checkpoint) -> list[str]:
 
     wrong = []
     try:
-        # What hf-ctx would raise for these arguments, before any model loads.
+        # What a model of ours would raise for these arguments, before any model loads.
         read_arm(arm)
     except UserError as error:
         wrong.append(f"arm {arm.folder}: {str(error).rstrip('.')}")
-    if arm.model_args and checkpoint.model != "hf-ctx":
+    if arm.model_args and checkpoint.model not in OURS:
         wrong.append(
-            f"arm {arm.folder}: only model hf-ctx knows {', '.join(arm.model_args)}, not that of "
-            f"{checkpoint.name}"
+            f"arm {arm.folder}: only models {' and '.join(sorted(OURS))} know "
+            f"{', '.join(arm.model_args)}, not that of {checkpoint.name}"
         )
     return wrong

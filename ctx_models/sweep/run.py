@@ -1,7 +1,8 @@
 """`ctx-eval sweep`: every cell of a plan, one model load per checkpoint, resumable at any moment.
 
 A finished cell is a folder with lm-eval's own files, a `cell.json` (fingerprint, command, hashes of
-the files) and a `log.txt` (all that was said); it appears under its name at once, whole. A cell
+the files) and a `log.txt` (all that was said); it appears under its name at once, whole. With
+`attention: true` it also has where answers looked, and a finished one without is run again. A cell
 that failed has the log alone, which ends with the traceback. A cell whose fingerprint or files do
 not fit is run again; what an unfinished one has answered is kept beside it (`ctx_models.kept`).
 Arms of one checkpoint share tokenizer, tasks and metadata, hence documents.
@@ -24,32 +25,41 @@ import torch
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
-from ctx_models import evaluation, logs, nano, progress
+from ctx_models import evaluation, logs, model_names, progress
+from ctx_models.allocation.looks import looks, require_measurable
 from ctx_models.arm import check_tokenizer, read_arm
+from ctx_models.armed import ArmedLM
 from ctx_models.checkpoint import tokenizer_of
 from ctx_models.commands.entry import first_line
 from ctx_models.kept import kept_in
 from ctx_models.launched import say_when_ended
-from ctx_models.lm import CtxLM
 from ctx_models.progress import Progress
-from ctx_models.registry import MODEL
+from ctx_models.registry import ON_VLLM, OURS
 from ctx_models.sweep.plan import Cell, Checkpoint, Plan, cells
 from ctx_tasks import harness
 from ctx_tasks.errors import UserError, near
 from ctx_tasks.files import require_writable, sha256
+from ctx_tasks.looks import write as write_looks
+from ctx_tasks.result_files import attention_file, results_files, samples_file
 
 _RECORD = "cell.json"
+_LOOKS = "attention_"
 _UNBEGUN = "none of the tasks begins an answer; add nih_recall"
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
-    """The record of a cell that is complete and was run with these very settings; else None."""
+    """The record of a cell that is complete and was run with these very settings; else None.
+
+    Where answers looked changes none of them: a cell may have it though it is not asked for.
+    """
     try:
         record = json.loads((cell.folder / _RECORD).read_text(encoding="utf-8"))
         whole = all(sha256(cell.folder / n) == digest for n, digest in record["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     found: dict[str, Any] = record
+    looked = any(name.startswith(_LOOKS) for name in record["files"])
+    whole = whole and (looked or not cell.plan.attention)
     return found if whole and record.get("fingerprint") == cell.fingerprint else None
 
 
@@ -79,7 +89,7 @@ def _unknown(task: str, known: Set[str]) -> str:
 
 def _refused(checkpoint: Checkpoint) -> list[str]:
     """The arms that a checkpoint's tokenizer cannot take, each in a sentence."""
-    if checkpoint.model != MODEL:
+    if checkpoint.model not in OURS:
         return []
     try:
         tokenizer = tokenizer_of(checkpoint.model_args)
@@ -196,21 +206,29 @@ def _told(cell: Cell, error: Exception) -> str:
 
 def _load(checkpoint: Checkpoint, plan: Plan) -> Any:
     execution = {"batch_size": plan.batch_size, "device": plan.device}
+    arguments = dict(checkpoint.model_args)
+    if checkpoint.model == ON_VLLM:
+        # One engine for all arms: it cannot be widened when it runs.
+        steered = any(read_arm(arm).steering.active for arm in checkpoint.arms)
+        arguments.setdefault("steerable", steered)
     return get_model(checkpoint.model).create_from_arg_obj(
-        dict(checkpoint.model_args), {k: v for k, v in execution.items() if v is not None}
+        arguments, {k: v for k, v in execution.items() if v is not None}
     )
 
 
 def _tasks(checkpoint: Checkpoint, plan: Plan) -> TaskManager:
     arguments = dict(checkpoint.model_args)
-    if checkpoint.model == MODEL:
-        arguments["pretrained"] = nano.resolve(arguments.get("pretrained"))
+    if checkpoint.model in OURS:
+        arguments["pretrained"] = model_names.resolve(arguments.get("pretrained"))
     return harness.task_manager(plan.tasks, {**arguments, **plan.metadata})
 
 
 def _run(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
-    if isinstance(model, CtxLM):
+    if isinstance(model, ArmedLM):
         model.set_arm(read_arm(cell.arm))
+        if cell.plan.attention:
+            require_measurable(model)
+            model.keeps_messages = True
     start = time.monotonic()
     answers = cell.folder.with_name(f".{cell.folder.name}.answers")
     with kept_in(answers, {"cell": cell.fingerprint}):
@@ -224,24 +242,35 @@ def _run(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
             chat=cell.arm.chat,
             log=log,
             config={"checkpoint": cell.checkpoint.name},
-            finish=lambda folder: _finish(cell, folder, time.monotonic() - start),
+            finish=lambda folder, results: _finish(cell, folder, model, results, start),
             batch_size=cell.plan.batch_size,
             limit=cell.plan.limit,
         )
 
 
-def _finish(cell: Cell, staged: Path, seconds: float) -> None:
-    """Add the record; what it replaces may hold nothing but what a cell consists of."""
+def _finish(cell: Cell, staged: Path, model: Any, results: Mapping[str, Any], start: float) -> None:
+    """Add looks and record; what it replaces may hold nothing but what a cell consists of."""
     if any(not _is_ours(path.name) for path in cell.folder.glob("*")):
         raise UserError(f"{cell.folder} holds files of others; name another output folder.")
+    if cell.plan.attention:
+        _write_looks(model, staged, results)
     record = {
         "fingerprint": cell.fingerprint,
         "command": cell.command,
-        "seconds": round(seconds, 1),
+        "seconds": round(time.monotonic() - start, 1),
         "files": {path.name: sha256(path) for path in sorted(staged.iterdir())},
     }
     (staged / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
+def _write_looks(lm: Any, staged: Path, results: Mapping[str, Any]) -> None:
+    """Where the answers to each task looked, beside its samples."""
+    [written] = results_files(staged)
+    for task, samples in results["samples"].items():
+        begun = results["configs"][task].get("gen_prefix")
+        path = attention_file(samples_file(written, task), task)
+        write_looks(path, looks(lm, samples, begun))
+
+
 def _is_ours(name: str) -> bool:
-    return name in (_RECORD, logs.NAME) or name.startswith(("results_", "samples_"))
+    return name in (_RECORD, logs.NAME) or name.startswith(("results_", "samples_", _LOOKS))

@@ -29,8 +29,9 @@ def notes(entries: Sequence[Entry]) -> list[str]:
             f"Without --log_samples: {names}; errors there are the harness's, which take documents "
             "as independent, and nothing is paired."
         )
-    if any(table.is_bundled(column) for entry in entries for column in entry.results):
-        said.append("(nano): bundled questions, no benchmark.")
+    shown = {table.kind_of(column) for entry in entries for column in entry.results}
+    bundled = [kind for kind in table.BUNDLED if kind in shown]
+    said += [f"({kind}): bundled questions, no benchmark." for kind in bundled]
     return said + _few(entries) + [gap for entry in entries for gap in _gaps(entry)]
 
 

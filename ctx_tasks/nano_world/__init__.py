@@ -9,7 +9,6 @@ such files, drawn from another seed (`python -m training.nano.fresh`); results s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from ctx_tasks.conflict import CONFLICT
 from ctx_tasks.errors import UserError
 from ctx_tasks.needle import task as needle
 from ctx_tasks.reading_rows import DROP, QUAC, SQUAD, Benchmark, ReadingRow
-from ctx_tasks.rows import Record, read_file
+from ctx_tasks.rows import Record
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -107,13 +106,8 @@ def _load(
     **_unused: Any,
 ) -> dict[str, Dataset]:
     folder, source = _place(nano_world)
-    path = folder / f"{name}.jsonl"
-    records = _first(list(read_file(path, path.name)), questions)
     own = replace(benchmark, name=f"nano-world {name}")
-    loaded = reading.dataset(own, records, source)
-    if data_used is not None:
-        data_used.update(source=source, sha256=loaded[0]["data_hash"], rows=len(loaded))
-    return {"validation": loaded}
+    return reading.bundled(own, folder / f"{name}.jsonl", source, questions, data_used)
 
 
 def _place(nano_world: Any) -> tuple[Path, str]:
@@ -127,19 +121,6 @@ def _place(nano_world: Any) -> tuple[Path, str]:
             "leave it out for the bundled questions."
         )
     return folder, f"nano-world ({folder})"
-
-
-def _first(records: list[Record], questions: Any) -> Iterable[Record]:
-    if questions is None:
-        return records
-    if not isinstance(questions, int) or isinstance(questions, bool):
-        raise UserError(f"questions must be a whole number, but got {questions!r}.")
-    if not 1 <= questions <= len(records):
-        raise UserError(
-            f"questions {questions} is out of range; ask for 1 to {len(records)}, or leave it out "
-            f"for all {len(records)}."
-        )
-    return records[:questions]
 
 
 def _parse_by_heart(record: Record) -> ReadingRow:

@@ -2,8 +2,9 @@
 
 A page cannot hold 30 rows of 10,000 documents. Per checkpoint and column those come first that say
 most: where raw and chat differ, then where any two arms differ, then what all arms miss, then the
-rest. Checkpoints and columns take turns until the page's budget of bytes is spent, and the page
-says how many of how many it shows. Every text is stored once, long ones without their middle.
+rest; before all of them those of which a sweep measured where the answers looked. Checkpoints and
+columns take turns until the page's budget of bytes is spent, and the page says how many of how many
+it shows. Every text is stored once, long ones without their middle.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ import numpy as np
 from ctx_tasks.arm import CHAT, RAW
 from ctx_tasks.leaderboard.board import Row
 from ctx_tasks.leaderboard.curves import Read
-from ctx_tasks.report.prompts import Piece, Prompt, segment, shorten
-from ctx_tasks.results import Samples, read_documents
+from ctx_tasks.looks import Look
+from ctx_tasks.looks import read as read_looks
+from ctx_tasks.report.looks import Coloured, coloured, darkest
+from ctx_tasks.report.prompts import Piece, Prompt, segment, shorten, shortened
+from ctx_tasks.result_files import attention_file
+from ctx_tasks.results import Samples, TaskResult, read_documents
 
 BUDGET = 1_500_000
 # More of one checkpoint and column than this nobody reads; it bounds what is read from disk too.
@@ -36,13 +41,17 @@ class _Answer:
     score: float | None
     output: list[Piece]
     prompt: Prompt
+    look: Coloured | None = None
 
 
 @dataclass(frozen=True)
 class _Document:
+    """A document; `darkest` is the share of a token with the last colour, 0 without looks."""
+
     question: str
     target: str
     answers: list[_Answer]
+    darkest: float
 
 
 @dataclass
@@ -70,6 +79,7 @@ class _Group:
     differing: int
     scale: bool
     ranking: list[str]
+    looks: dict[int, dict[str, Look]]
 
 
 def collect(rows: Sequence[Row], columns: Sequence[str], read: Read) -> dict[str, Any]:
@@ -118,12 +128,26 @@ def _groups(rows: Sequence[Row], checkpoint: str, column: str, read: Read) -> li
     raw, chat = (scores[arms.index(arm)] for arm in taxed) if taxed else (spread, np.zeros(1))
     tax = np.nan_to_num(np.abs(raw - chat))
     # Ties keep the file's order.
-    order = np.lexsort((np.fmax.reduce(scores), -spread, -tax))[:MOST]
+    order = np.lexsort((np.fmax.reduce(scores), -spread, -tax))
     known = scores[~np.isnan(scores)]
     scale = bool(len(known) and known.min() >= 0 and known.max() <= 1)
     differing = int((spread > 0).sum())
-    ranking = [hashes[place] for place in order]
-    return [_Group(checkpoint, column, list(found), len(hashes), differing, scale, ranking)]
+    looks = {place: _looks(rows[place].results[column]) for place in found}
+    looked = {doc_hash for of_row in looks.values() for doc_hash in of_row}
+    ranking = sorted((hashes[place] for place in order), key=lambda h: _bare(h) not in looked)
+    places, n = list(found), len(hashes)
+    return [_Group(checkpoint, column, places, n, differing, scale, ranking[:MOST], looks)]
+
+
+def _looks(result: TaskResult) -> dict[str, Look]:
+    """Where the answers looked, by the harness's own document hash."""
+    assert result.samples_file is not None
+    return read_looks(attention_file(result.samples_file, result.task))
+
+
+def _bare(doc_hash: str) -> str:
+    """Without what tells equal documents apart."""
+    return doc_hash.partition("#")[0]
 
 
 def _scores(row: Row, column: str, samples: Samples, hashes: Sequence[str]) -> np.ndarray:
@@ -152,8 +176,18 @@ def _document(rows: Sequence[Row], group: _Group, lines: dict[int, dict[str, Any
     raw = next((_prompt(line) for place, line in lines.items() if _is_raw(rows[place])), None)
     target = _text(first.get("target"))
     keep = [text for text in (_text(doc.get("needle")), target) if text]
-    answers = [_answer(place, rows[place], line, group, raw, keep) for place, line in lines.items()]
-    return _Document(_question(doc, first), target[: 4 * _QUESTION], answers)
+    looks = {
+        place: look
+        for place, line in lines.items()
+        for look in [group.looks[place].get(_bare(line["doc_hash"]))]
+        if look is not None
+    }
+    top = darkest(list(looks.values()))
+    answers = [
+        _answer(place, rows[place], line, group, raw, keep, looks.get(place), top)
+        for place, line in lines.items()
+    ]
+    return _Document(_question(doc, first), target[: 4 * _QUESTION], answers, top)
 
 
 def _is_raw(row: Row) -> bool:
@@ -167,9 +201,12 @@ def _answer(
     group: _Group,
     raw: str | None,
     keep: Sequence[str],
+    look: Look | None,
+    top: float,
 ) -> _Answer:
     arm, doc = row.arm, _doc(line)
     prompt = segment(_prompt(line), chat=arm.chat, raw=raw, indicator=arm.indicator, doc=doc)
+    shown = shortened(prompt.pieces, keep)
     score = line.get(row.results[group.column].primary)
     known = isinstance(score, (int, float)) and np.isfinite(score)
     return _Answer(
@@ -177,6 +214,7 @@ def _answer(
         round(float(score), 4) if known else None,  # type: ignore[arg-type]
         shorten([("p", _output(line))]),
         Prompt(shorten(prompt.pieces, keep), prompt.found),
+        None if look is None else coloured(look, _prompt(line), shown, top),
     )
 
 
@@ -232,20 +270,23 @@ def _text(value: Any) -> str:
 
 
 def _plain(document: _Document, texts: _Texts) -> dict[str, Any]:
-    return {
+    found = {
         "question": texts.number(document.question),
         "target": texts.number(document.target),
-        "answers": [
-            [
-                answer.row,
-                answer.score,
-                [[kind, texts.number(text)] for kind, text in answer.output],
-                answer.prompt.found,
-                [[kind, texts.number(text)] for kind, text in answer.prompt.pieces],
-            ]
-            for answer in document.answers
-        ],
+        "answers": [_plain_answer(answer, texts) for answer in document.answers],
     }
+    return {**found, "darkest": document.darkest} if document.darkest else found
+
+
+def _plain_answer(answer: _Answer, texts: _Texts) -> list[Any]:
+    found = [
+        answer.row,
+        answer.score,
+        [[kind, texts.number(text)] for kind, text in answer.output],
+        answer.prompt.found,
+        [[kind, texts.number(text)] for kind, text in answer.prompt.pieces],
+    ]
+    return found if answer.look is None else [*found, answer.look.plain()]
 
 
 def _group(group: _Group, documents: list[dict[str, Any]]) -> dict[str, Any]:
@@ -269,7 +310,8 @@ def _size(document: _Document, texts: _Texts) -> int:
 
 def _bare_size(document: _Document) -> int:
     pieces = sum(len(a.output) + len(a.prompt.pieces) for a in document.answers)
-    return _DOCUMENT_BYTES + _ANSWER_BYTES * len(document.answers) + 14 * pieces
+    looks = sum(a.look.size for a in document.answers if a.look is not None)
+    return _DOCUMENT_BYTES + _ANSWER_BYTES * len(document.answers) + 14 * pieces + looks
 
 
 def _cost(text: str) -> int:

@@ -53,7 +53,10 @@ def page(board: Board) -> str:
     gains = _changed(board, [kind for kind in shown if kind.field == "gain"])
     documents = report_documents.collect(board.rows, _with_samples(board), read)
     data = {
-        "rows": [{"checkpoint": row.checkpoint, "arm": row.arm.name} for row in board.rows],
+        "rows": [
+            {"checkpoint": row.checkpoint, "arm": row.arm.name, "begun": row.arm.prefix}
+            for row in board.rows
+        ],
         **documents,
     }
     return (

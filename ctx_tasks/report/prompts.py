@@ -95,19 +95,33 @@ def shorten(pieces: Sequence[Piece], keep: Sequence[str] = ()) -> list[Piece]:
     Args:
         keep: texts (needle, references); around the first occurrence of one, some stays.
     """
-    return [part for piece in pieces for part in _short(piece, keep)]
+    whole = "".join(text for _, text in pieces)
+    return [
+        (kind, f"{end - start:,} characters left out" if kind == CUT else whole[start:end])
+        for kind, start, end in shortened(pieces, keep)
+    ]
 
 
-def _short(piece: Piece, keep: Sequence[str]) -> list[Piece]:
+def shortened(pieces: Sequence[Piece], keep: Sequence[str] = ()) -> list[tuple[str, int, int]]:
+    """Kind, start and end of what `shorten` gives, in characters of the joined pieces."""
+    found, at = [], 0
+    for piece in pieces:
+        found += [(kind, at + start, at + end) for kind, start, end in _short(piece, keep)]
+        at += len(piece[1])
+    return found
+
+
+def _short(piece: Piece, keep: Sequence[str]) -> list[tuple[str, int, int]]:
     kind, text = piece
-    spans = [(0, _END), *_kept(text, keep), (len(text) - _END, len(text))]
+    size = len(text)
+    spans = [(0, min(_END, size)), *_kept(text, keep), (size - _END, size)]
     shown, at = [], 0
     for start, end in spans:
         # A cut shorter than the sentence about it saves nothing.
         if start > at + 60:
-            shown += [(CUT, f"{start - at:,} characters left out")]
+            shown += [(CUT, at, start)]
             at = start
-        shown += [(kind, text[at:end])] if end > at else []
+        shown += [(kind, at, end)] if end > at else []
         at = max(at, end)
     return _joined(shown)
 
@@ -122,12 +136,12 @@ def _kept(text: str, keep: Sequence[str]) -> list[tuple[int, int]]:
     return sorted(spans)[:1]
 
 
-def _joined(pieces: Sequence[Piece]) -> list[Piece]:
-    """Neighbours of one kind as one piece."""
-    joined: list[Piece] = []
-    for kind, text in pieces:
+def _joined(spans: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Neighbours of one kind as one span."""
+    joined: list[tuple[str, int, int]] = []
+    for kind, start, end in spans:
         if joined and joined[-1][0] == kind != CUT:
-            joined[-1] = (kind, joined[-1][1] + text)
+            joined[-1] = (kind, joined[-1][1], end)
         else:
-            joined.append((kind, text))
+            joined.append((kind, start, end))
     return joined

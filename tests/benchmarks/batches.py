@@ -18,7 +18,7 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_models.lm import CtxLM
 
 SIZES: tuple[int | str, ...] = (1, 4, 8, 16, 32, 64, "auto")
@@ -28,7 +28,7 @@ TARGET = 1.05
 def smollm2_shape(folder: Path) -> str:
     """A random model of SmolLM2-135M's shape, with nano-chat's tokenizer."""
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(nano.resolve("nano-chat"))
+    tokenizer = AutoTokenizer.from_pretrained(model_names.resolve("nano-chat"))
     config = LlamaConfig(
         vocab_size=49152,
         hidden_size=576,

@@ -33,7 +33,7 @@ def _attention(
     )
     weights = weights.nan_to_num(0.0)  # rows of padding see nothing
     if _RUN["segments"] is not None:
-        _RUN["mass"].append(segment_mass(weights, _RUN["segments"], 5))
+        _RUN["mass"].append(segment_mass(weights, _RUN["segments"], _RUN["count"]))
     return (weights @ repeat_kv(value, groups)).transpose(1, 2).contiguous(), None
 
 
@@ -52,12 +52,13 @@ def naive(
     user: torch.Tensor,
     alpha: torch.Tensor,
     segments: torch.Tensor | None = None,
+    count: int = 5,
 ) -> Iterator[PreTrainedModel]:
     """A float64 copy steered by eq. 1: user bool [batch, tokens], alpha [layers, heads]."""
     twin = copy.deepcopy(model).double()
     twin.set_attn_implementation("naive")
     twin.set_experts_implementation("eager")  # the grouped kernel knows no float64
-    _RUN.update(user=user, alpha=alpha.double(), segments=segments, mass=[])
+    _RUN.update(user=user, alpha=alpha.double(), segments=segments, count=count, mass=[])
     yield twin
     _RUN.clear()
 
@@ -70,9 +71,9 @@ def logits(model, input_ids, attention_mask, user, alpha) -> torch.Tensor:
 
 
 @torch.no_grad()
-def mass(model, input_ids, attention_mask, user, alpha, segments) -> torch.Tensor:
-    """Segment mass [batch, layers, heads, tokens, 5] of the naively steered model."""
-    with naive(model, user, alpha, segments) as twin:
+def mass(model, input_ids, attention_mask, user, alpha, segments, count=5) -> torch.Tensor:
+    """Segment mass [batch, layers, heads, tokens, count] of the naively steered model."""
+    with naive(model, user, alpha, segments, count) as twin:
         twin(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return torch.stack(_RUN["mass"], dim=1)
 

@@ -1,11 +1,11 @@
-"""Segment mass equals the naive float64 computation; the attention function takes the fast path."""
+"""Attention mass equals the naive float64 computation; the attention function is fast."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from ctx_models.attention import Intervention, intervening, segment_mass
+from ctx_models.attention import Intervention, intervening, key_mass, segment_mass
 from ctx_models.attention.paths import _cpu_kernel_adds_row
 from ctx_models.spans import Segment
 from ctx_models.steering import steer
@@ -80,6 +80,32 @@ def test_the_last_rows_alone_equal_the_whole(family: str):
         model, ids, segments, layers=[0, 2], attention_mask=attention, last_tokens=2
     )
     torch.testing.assert_close(last, everything[..., -2:, :], **TOLERANCE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("alpha", [1.0, 0.4])
+def test_mass_on_each_key_equals_the_naive_computation(family: str, alpha: float):
+    """A key by itself is a segment of its own."""
+    model = tiny.model(family)
+    ids, attention, user, _ = batch_with_segments()
+    keys = torch.arange(13).expand(2, 13)
+    table = torch.full((3, 4), alpha)
+    whole = naive.mass(model, ids, attention, user, table, keys, count=13)
+    expected = whole[:, [2, 0], :, -3:].mean(dim=2)
+    with steer(model, user, alpha=alpha):
+        found = key_mass(model, ids, layers=[2, 0], last_tokens=3, attention_mask=attention)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, **TOLERANCE)
+
+
+def test_mass_on_each_key_is_what_the_models_own_eager_attention_shows():
+    model = tiny.model()
+    ids = batch_with_segments()[0][:1]
+    found = key_mass(model, ids, layers=[0, 1, 2], last_tokens=2)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        shown = torch.stack(model(input_ids=ids, output_attentions=True).attentions, dim=1)
+    torch.testing.assert_close(found, shown[..., -2:, :].mean(dim=2), **TOLERANCE)
 
 
 def test_steered_mass_follows_the_closed_form():

@@ -10,7 +10,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_models.prompts import PromptText
 from ctx_models.registry import register_model
 from ctx_models.spans import Segment, render, tokenize
@@ -55,7 +55,7 @@ class TestMark:
         assert scores(results)["contains,none"] == 0.25
         # 100 tokens are the answer's: what is left of a prompt is 70.
         lengths = [lost + 70 for lost in column(results, "cut")]
-        tokenizer = AutoTokenizer.from_pretrained(nano.resolve("nano-chat"))
+        tokenizer = AutoTokenizer.from_pretrained(model_names.resolve("nano-chat"))
         sent = [sample["arguments"][0][0] for sample in results["samples"][SQUAD]]
         assert all(isinstance(prompt, PromptText) for prompt in sent)
         assert lengths == [len(tokenize(tokenizer, one.rendered).input_ids) for one in sent]
@@ -145,7 +145,7 @@ class TestSkipAndRefuse:
 
 class TestFrame:
     def test_takes_tokens_out_of_the_middle_of_the_user_s_text(self):
-        tokenizer = AutoTokenizer.from_pretrained(nano.resolve("nano-chat"))
+        tokenizer = AutoTokenizer.from_pretrained(model_names.resolve("nano-chat"))
         text = " ".join(f"word{number}" for number in range(60))
         prompt = render(tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True)
         whole = tokenize(tokenizer, prompt)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ctx_models import nano
+from ctx_models import model_names, nano
 from ctx_models.commands import run
 from ctx_models.commands.preflight import Given
 from ctx_models.lm import CtxLM
@@ -23,12 +23,12 @@ def model_args(*arguments: str) -> dict[str, object] | None:
 
 
 def test_a_bundled_name_is_its_folder_and_any_other_path_itself() -> None:
-    assert nano.resolve("nano-base") == str(nano.folder("nano-base"))
-    assert nano.resolve("someone/else") == "someone/else"
-    assert nano.resolve(None) == str(nano.folder("nano-chat"))
-    assert nano.resolve("someone/nano-chat") == "someone/nano-chat"
+    assert model_names.resolve("nano-base") == str(nano.folder("nano-base"))
+    assert model_names.resolve("someone/else") == "someone/else"
+    assert model_names.resolve(None) == str(nano.folder("nano-chat"))
+    assert model_names.resolve("someone/nano-chat") == "someone/nano-chat"
     with pytest.raises(UserError, match=r"'nano-chta' is neither .*\(did you mean nano-chat\?\)"):
-        nano.resolve("nano-chta")
+        model_names.resolve("nano-chta")
 
 
 def test_a_folder_of_that_name_here_comes_first(
@@ -36,7 +36,7 @@ def test_a_folder_of_that_name_here_comes_first(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nano-base").mkdir()
-    assert nano.resolve("nano-base") == "nano-base"
+    assert model_names.resolve("nano-base") == "nano-base"
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_models.steering import Steering
 from tests.commands import ctx_eval
 from tests.ctx_models import naive
@@ -36,7 +36,7 @@ RUNS: dict[str, tuple[tuple[Any, ...], int]] = {
 
 @pytest.fixture(scope="module")
 def judge() -> tuple[Any, Any]:
-    folder = nano.resolve("nano-chat")
+    folder = model_names.resolve("nano-chat")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return AutoTokenizer.from_pretrained(folder), model
 

@@ -9,7 +9,7 @@ import torch
 from lm_eval import simple_evaluate
 from transformers import AutoTokenizer
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_models.lm import CtxLM
 from ctx_models.thinking import Closed, Thinking, continued
 from ctx_tasks import harness
@@ -23,7 +23,7 @@ STOP = {"gen_kwargs": {"until": [" of"]}}
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(nano.resolve("nano-chat"))
+    return AutoTokenizer.from_pretrained(model_names.resolve("nano-chat"))
 
 
 @pytest.fixture(scope="module")

@@ -84,6 +84,7 @@ def test_a_group_is_the_context_benchmarks_of_its_kind(group, configs):
         ("squad_contains_plain", "SQuAD (plain)"),
         ("nano_drop_contains", "DROP (nano)"),
         ("nano_by_heart", "by heart (nano)"),
+        ("prose_nih_recall_prefix", "NIH recall (prose)"),
         ("mt_bench", "MT-Bench"),
         ("mmlu", "mmlu"),
     ],

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from ctx_tasks.columns import LINES
 from ctx_tasks.errors import UserError
 from ctx_tasks.leaderboard.curves import Curve, Point
-from ctx_tasks.plots import alpha_curve, change_bars, nih_heatmap
+from ctx_tasks.plots import alpha_curve, change_bars, nih_heatmap, recall_curve
 from ctx_tasks.statistics import Difference
 from tests.commands import as_process, ctx_eval
 from tests.ctx_tasks.report import report_data
@@ -122,6 +122,33 @@ def svg(draw: Any, *arguments: Any) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def test_recall_over_length_names_its_arms_and_points_at_the_mean_of_a_length(
+    tmp_path: Path,
+) -> None:
+    found = {(depth, length): [1.0] for depth in (0, 100) for length in (200, 1000)}
+    lost = {**found, (0, 1000): [0.0]}
+    paths = [tmp_path / name for name in ("one.svg", "two.svg", "other.svg")]
+    for path, arms in zip(
+        paths, ({"raw": found, "chat": lost},) * 2 + ({"raw": found},), strict=True
+    ):
+        recall_curve(arms, path, "a$model: nih_recall_prefix")
+    one, two, other = (path.read_text() for path in paths)
+    assert one == two != other
+    texts = ("raw", "chat", "a$model: nih_recall_prefix", "document length (tokens)")
+    assert all(f"<!-- {text} -->" in one for text in texts)
+    assert "<!-- chat -->" not in other
+
+
+def test_a_long_document_that_is_lost_is_low_at_the_right(tmp_path: Path) -> None:
+    lost = {(depth, length): [float(length < 500)] for depth in (0, 100) for length in (200, 1000)}
+    recall_curve({"chat": lost}, tmp_path / "recall.png", "a model")
+    line = pixels(tmp_path / "recall.png", matplotlib.colors.to_rgb("#0069a8"))
+    inside = line[line[:, 1] > 0.15]
+    left, right = (inside[inside[:, 1].argsort()][place] for place in (0, -1))
+    assert left[0] < 0.3
+    assert right[0] > 0.6
+
+
 def test_bars_start_at_zero_and_are_pale_where_the_interval_holds_it(tmp_path: Path) -> None:
     path = tmp_path / "bars.png"
     change_bars([("a", CLEAR), ("b", UNCLEAR)], path, "Template tax")
@@ -179,7 +206,7 @@ def test_the_command_draws_all_there_is(tmp_path: Path, format: str) -> None:
     assert {f"template-tax.{format}", f"gains.{format}", f"alpha-m-a-constant.{format}"} <= files
     # Two checkpoints whose names make one file name have a file each.
     assert f"alpha-m-a-constant-2.{format}" in files
-    assert len(files) == 2 + 3 * 2 + 3 * 7
+    assert len(files) == 2 + 3 * 2 + 3 * 7 + 3 * 2
     assert done.out.count("Wrote ") == len(files)
 
 

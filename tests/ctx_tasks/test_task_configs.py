@@ -42,6 +42,14 @@ TASKS = {
     "nano_squad_contains_prefix",
     "nih_recall",
     "nih_recall_prefix",
+    "prose_drop_contains",
+    "prose_drop_contains_prefix",
+    "prose_nih_recall",
+    "prose_nih_recall_prefix",
+    "prose_quac_contains",
+    "prose_quac_contains_prefix",
+    "prose_squad_contains",
+    "prose_squad_contains_prefix",
     "quac_contains",
     "quac_contains_plain",
     "quac_contains_prefix",
@@ -54,6 +62,7 @@ RATED = {"mt_bench", "mt_bench_2turn"}
 GROUPS = {
     *("context_awareness", "context_awareness_prefix"),
     *("nano_context_awareness", "nano_context_awareness_prefix"),
+    *("prose_context_awareness", "prose_context_awareness_prefix"),
 }
 AVERAGED = ["nih_recall", "squad_contains", "quac_contains", "drop_contains"]
 each_task = pytest.mark.parametrize("name", sorted(TASKS | RATED))
@@ -87,7 +96,7 @@ def build(manager: TaskManager, name: str) -> Task:
 
 
 def test_there_is_a_yaml_for_each_task_and_group_and_no_other(manager: TaskManager) -> None:
-    assert len(list(CONFIGS.rglob("*.yaml"))) == 30
+    assert len(list(CONFIGS.rglob("*.yaml"))) == 40
     assert set(manager.all_tasks) == TASKS | RATED | GROUPS
 
 
@@ -157,14 +166,15 @@ def test_task_reports_answers_without_a_word(manager: TaskManager, name: str) ->
     assert better["empty"] is better["dangling"] is False
 
 
-@pytest.mark.parametrize("name", [*AVERAGED, *(f"nano_{one}" for one in AVERAGED)])
+@pytest.mark.parametrize("name", AVERAGED)
+@pytest.mark.parametrize("kind", ["", "nano_", "prose_"])
 def test_the_begun_task_differs_from_its_twin_by_the_prefix_alone(
-    manager: TaskManager, name: str
+    manager: TaskManager, kind: str, name: str
 ) -> None:
-    plain, begun = build(manager, name), build(manager, f"{name}_prefix")
+    plain, begun = (build(manager, f"{kind}{name}{end}") for end in ("", "_prefix"))
     assert plain.config.gen_prefix is None
     needle = "nih" in name
-    words = nano_world.ANSWER_PREFIX if name.startswith("nano") else ANSWER_PREFIX
+    words = nano_world.ANSWER_PREFIX if kind == "nano_" else ANSWER_PREFIX
     assert begun.config.gen_prefix == ("response_prefix" if needle else words)
     assert list(plain.eval_docs) == list(begun.eval_docs)
     document = next(iter(plain.eval_docs))

@@ -37,7 +37,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_models.fingerprint import folder_hash, short_hash
 from ctx_models.spans import segment
 from ctx_tasks.errors import UserError
@@ -124,7 +124,7 @@ def _quantization(bits: str, device: torch.device) -> BitsAndBytesConfig:
 
 def _loaded(loader: Any, kind: str, name: str, **keywords: Any) -> Any:
     try:
-        return loader.from_pretrained(nano.resolve(name), **keywords)
+        return loader.from_pretrained(model_names.resolve(name), **keywords)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -213,7 +213,7 @@ class ScoringRun:
         return {
             "source_sha256": [entry["sha256"] for entry in files.describe(self._source)],
             **asdict(self._seed),
-            "weights": folder_hash(nano.resolve(self._seed.model)),
+            "weights": folder_hash(model_names.resolve(self._seed.model)),
             "chat_template": short_hash(template),
             "device": self._device.type,
             "layers": self._layers,

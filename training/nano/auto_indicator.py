@@ -21,7 +21,7 @@ import typer
 from tqdm import tqdm
 
 from ctx_models import Segment, segment_mass
-from ctx_models.demo.run import MARKED, UNMARKED
+from ctx_models.demo.families import MARKED, UNMARKED
 from ctx_models.lm import CtxLM
 from ctx_tasks.results import TaskResult, read_documents, read_runs, read_samples
 from ctx_tasks.statistics import (

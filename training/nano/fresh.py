@@ -14,10 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from ctx_models.demo import run as demo
-from ctx_models.demo import summary as demo_summary
-from ctx_tasks import tables
+from ctx_models.demo.families import NANO
+from ctx_models.demo.summary import tell
 from ctx_tasks.errors import UserError
-from ctx_tasks.files import write_text
 from training.nano import held_out
 from training.nano.world import World
 
@@ -39,7 +38,7 @@ def main(
 def compare(
     output: Path,
     models: Mapping[str, Path] | None = None,
-    metadata: Mapping[str, Any] = demo.FULL,
+    metadata: Mapping[str, Any] = NANO.full,
 ) -> None:
     """Evaluate as `ctx-eval demo --full` does, write its table, print it and its sentence.
 
@@ -48,13 +47,7 @@ def compare(
         models: folders by the names in `nano.NAMES`; None for the bundled ones.
         metadata: settings of the nano tasks.
     """
-    rows = demo.run(output, metadata, models)
-    said = demo_summary.sentence(rows)
-    write_text(output / "table.md", f"{demo_summary.markdown(rows)}\n{said}\n")
-    console = tables.terminal()
-    tables.show(demo_summary.table(rows), console)
-    tables.say(said, console)
-    tables.say(f"All of it: {output}", console)
+    tell(NANO, demo.run(NANO, output, metadata, models), output)
 
 
 if __name__ == "__main__":

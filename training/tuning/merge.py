@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import require_writable, whole_folder
 
@@ -48,7 +48,9 @@ def run(
     _check(adapter, output, dtype)
     source = base or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
     tokenizer = AutoTokenizer.from_pretrained(str(adapter))
-    model: Any = AutoModelForCausalLM.from_pretrained(nano.resolve(source), dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        model_names.resolve(source), dtype=torch.float32
+    )
     _require_unquantised(model, source)
     known = model.get_input_embeddings().weight.shape[0]
     # The adapter replaces the new rows; they only have to be there before it is loaded.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import move_into, write_text, writing_into
 from training import files
@@ -112,7 +112,9 @@ def load_tokenizer(recipe: Recipe) -> tuple[Any, vocabulary.Vocabulary]:
 
     source = recipe.model["model_name_or_path"]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(nano.resolve(source), revision=_revision(recipe))
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_names.resolve(source), revision=_revision(recipe)
+        )
     except OSError as error:
         raise UserError(
             f"model.model_name_or_path={source!r} could not be loaded "
@@ -164,7 +166,7 @@ def load_model(recipe: Recipe) -> Any:
         if not recipe.training.get("use_cpu") and torch.cuda.is_available():
             # bitsandbytes quantises on the way to the device, so it has to be known here.
             keywords["device_map"] = {"": PartialState().local_process_index}
-    source = nano.resolve(recipe.model["model_name_or_path"])
+    source = model_names.resolve(recipe.model["model_name_or_path"])
     return AutoModelForCausalLM.from_pretrained(source, revision=_revision(recipe), **keywords)
 
 

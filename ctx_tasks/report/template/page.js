@@ -119,8 +119,10 @@ function chooseColumn() {
   group = groupsOf(find("checkpoint").value).find((one) => one.column === column);
   const differ = group.rows.length > 1
     ? ` The arms score differently on ${group.differing}; those come first.` : "";
+  const looked = group.documents.filter((one) => one.darkest).length;
+  const looks = looked ? ` The first ${looked} show where the answers looked.` : "";
   find("how-many").textContent =
-    `${group.documents.length} of ${group.total} documents are in this page.${differ}`;
+    `${group.documents.length} of ${group.total} documents are in this page.${differ}${looks}`;
   showList();
 }
 
@@ -176,6 +178,7 @@ function show(place) {
   const wanted = one.answers.find(([row]) => String(row) === kept) || templated(one);
   find("arm").value = String(wanted[0]);
   showPrompt();
+  showLooks(one);
   find("place").textContent =
     `${group.checkpoint}, ${group.column}: ${place + 1} of ${group.documents.length}`;
   find("previous").disabled = place === 0;
@@ -197,6 +200,49 @@ function showPrompt() {
   const whole = found === "raw" && !pieces.some(([kind]) => kind === "t");
   find("found").textContent = whole ? "No template: all of it is the user's text." : FOUND[found];
   find("prompt").replaceChildren(...pieces.map(piece));
+}
+
+// ---- where the answers looked -------------------------------------------------------------------
+
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+/** Arms side by side: those that answered by themselves, then those whose answer was begun. */
+function showLooks(one) {
+  const looked = one.answers.filter((answer) => answer.length > 5);
+  find("looks").hidden = !looked.length;
+  if (!looked.length) return;
+  const begun = (answer) => Number(data.rows[answer[0]].begun);
+  find("look-list").replaceChildren(
+    ...looked.sort((a, b) => begun(a) - begun(b)).map((answer) => look(answer)));
+  find("look-words").textContent = "Attention at the last token of the prompt and the first of " +
+    "the answer, the mean over layers and heads. One scale for all arms: the darkest is " +
+    `${(100 * one.darkest).toPrecision(2)} % a token and more.`;
+}
+
+function look([row, , , , pieces, [tokens, totals, first, runs]]) {
+  const [user, system, template, special, answer] = totals;
+  const rest = [["system", system], ["template", template], ["special tokens", special],
+    ["answer so far", answer]].filter(([, share]) => share).map(([name, share]) =>
+    `${name} ${percent(share)}`);
+  const most = first.map(([words, share]) => `“${words}” ${percent(share)}`);
+  const left = [...runs];
+  return make("li", "", make("h4", "", data.rows[row].arm),
+    make("p", "", make("strong", "", `user's text ${percent(user)}`), `; ${rest.join(", ")}`),
+    make("p", "quiet", `Mean of ${tokens} token${tokens > 1 ? "s" : ""}; most on ${most.join(", ")}`),
+    make("pre", "", ...pieces.flatMap((one) =>
+      (one[0] === "u" ? shades(text(one[1]), left.shift()) : [piece(one)]))));
+}
+
+/** The user's text in stretches, each in the colour of its step. */
+function shades(whole, runs) {
+  const found = [];
+  for (let place = 0, at = 0; place < runs.length; place += 2) {
+    const end = at + runs[place];
+    found.push(make("span", runs[place + 1] ? `look-${runs[place + 1]}` : "",
+      whole.slice(at, end)));
+    at = end;
+  }
+  return found;
 }
 
 if (find("documents")) {

@@ -67,7 +67,7 @@ MISTAKES = {
     "model unknown": (("--model", "zzzz", *TASK), "choose one of"),
     "bundled model with hf": (
         ("--model", "hf", "--model_args", "pretrained=nano-chat", *TASK),
-        "pretrained=nano-chat is a bundled model, which hf does not know: use --model hf-ctx",
+        "pretrained=nano-chat is a model of ours, which hf does not know: use --model hf-ctx",
     ),
     "argument misspelt": (
         ("--model", "hf-ctx", "--model_args", "pretraind=nano-chat", *TASK),
@@ -162,7 +162,7 @@ def test_known_models_pass(name):
 
 
 def test_a_folder_with_a_bundled_name_is_no_bundled_model(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="bundled model"):
+    with pytest.raises(UserError, match="model of ours"):
         check_model("hf", "nano-chat")
     (tmp_path / "nano-chat").mkdir()
     monkeypatch.chdir(tmp_path)

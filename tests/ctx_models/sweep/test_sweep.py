@@ -163,7 +163,7 @@ def test_other_settings_are_run_again_and_a_dry_run_says_so(swept):
         ({"checkpoints": [{"name": "a", "model_args": {"alpha": 0.5}}]}, "alpha belongs to an arm"),
         (
             {"checkpoints": [{"name": "a", "model": "hf", "model_args": {}}]},
-            "only model hf-ctx knows alpha, not that of a",
+            "only models hf-ctx and vllm-ctx know alpha, not that of a",
         ),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_misspelt_task_is_one_sentence(tmp_path, flags):
         ({"taks": []}, "unknown key 'taks' (did you mean tasks?)"),
         (
             {"checkpoints": [{"name": "mine", "model_args": {"pretrained": "nano-chta"}}]},
-            "mine: 'nano-chta' is neither a folder here nor a bundled model (did you mean nano-c",
+            "mine: 'nano-chta' is neither a folder here nor a model of ours (did you mean nano-c",
         ),
         (
             {"checkpoints": [{"name": "mine", "model_arg": {}}]},
