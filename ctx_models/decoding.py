@@ -154,6 +154,7 @@ def _cache(model: PreTrainedModel) -> DynamicCache:
 
 def _cache_name(model: PreTrainedModel) -> str:
     """What `generate` calls a cache; transformers renames `past_key_values` to `cache`."""
-    base = getattr(model, "base_model", model)
-    names = inspect.signature(base.forward).parameters
+    # An adapter's wrapper takes anything.
+    inner = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
+    names = inspect.signature(inner.forward).parameters
     return "cache" if "cache" in names else "past_key_values"

@@ -203,7 +203,7 @@ def test_killed_it_goes_on_and_ends_to_the_byte_as_if_nothing_had_been(tmp_path)
     done = ctx_eval(*command(tmp_path / "whole"))
     assert done.code == 0, done.err
     assert "Answers are kept in" in done.err
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     for batches in (2, 6):
         process = subprocess.Popen(
             words("ctx_models.cli", *command(tmp_path / "killed")),

@@ -80,7 +80,7 @@ def test_more_processes_than_documents_are_one_sentence(tmp_path):
 def test_a_process_that_dies_ends_the_run_with_a_sentence_and_it_goes_on(alone, tmp_path):
     arguments = words(*command(tmp_path, 2, "--limit", "5"))
     process = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while min(kept(tmp_path, 0), kept(tmp_path, 1)) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline
