@@ -19,6 +19,7 @@ from ctx_models.commands import (
     rescore,
     run,
     sweep,
+    tune,
 )
 from ctx_models.commands.entry import Version, new_app, start
 
@@ -33,6 +34,7 @@ def _options(version: Version = False) -> None:
 app.command("run", context_settings=run.PASS_THROUGH)(run.command)
 app.command("judge")(judge.command)
 app.command("sweep")(sweep.command)
+app.command("tune")(tune.command)
 app.command("rescore")(rescore.command)
 app.command("attention")(attention.command)
 app.command("leaderboard")(leaderboard.command)
