@@ -20,6 +20,7 @@ from ctx_models.commands import (
     rescore,
     run,
     sweep,
+    tune,
 )
 from ctx_models.commands.entry import Version, new_app, start
 
@@ -34,6 +35,7 @@ def _options(version: Version = False) -> None:
 app.command("run", context_settings=run.PASS_THROUGH)(run.command)
 app.command("judge")(judge.command)
 app.command("sweep")(sweep.command)
+app.command("tune")(tune.command)
 app.command("rescore")(rescore.command)
 app.command("attention")(attention.command)
 app.command("leaderboard")(leaderboard.command)

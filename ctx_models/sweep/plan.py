@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cell:
-    """One checkpoint in one arm, and the folder its results go to."""
+    """One checkpoint in one arm, and the folder its results go to.
+
+    Attributes:
+        documents: their indices by task, ascending, which must be all tasks; None for all of them.
+    """
 
     checkpoint: Checkpoint
     arm: Arm
     plan: Plan
+    documents: Mapping[str, tuple[int, ...]] | None = None
 
     @property
     def folder(self) -> Path:
@@ -103,6 +109,7 @@ class Cell:
             batch_size=plan.batch_size,
             limit=plan.limit,
             device=plan.device,
+            samples=None if self.documents is None else json.dumps(self.documents),
         )
 
     @property
@@ -126,6 +133,8 @@ class Cell:
             "limit": self.plan.limit,
             "versions": [importlib.metadata.version(n) for n in ("lm-eval", "lm-eval-ctx")],
         }
+        if self.documents is not None:
+            content["documents"] = dict(self.documents)
         return short_hash(json.dumps(content, sort_keys=True, default=str))
 
 

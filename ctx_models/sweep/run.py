@@ -72,9 +72,9 @@ def check(plan: Plan) -> None:
             token, a chat without template); all of them at once.
     """
     with logs.recorded():
-        manager = _tasks(plan.checkpoints[0], plan)
+        manager = task_manager(plan.checkpoints[0], plan)
     known = set(manager.all_tasks)
-    wrong = [_unknown(task, known) for task in plan.tasks if task not in known]
+    wrong = [unknown(task, known) for task in plan.tasks if task not in known]
     # A misspelt task says nothing about what begins an answer.
     wrong = wrong or [f"{title(cell)}: {_UNBEGUN}" for cell in cells(plan) if not cell.tasks]
     for checkpoint in plan.checkpoints:
@@ -83,7 +83,8 @@ def check(plan: Plan) -> None:
         raise UserError(f"The sweep cannot be run: {'; '.join(wrong)}.")
 
 
-def _unknown(task: str, known: Set[str]) -> str:
+def unknown(task: str, known: Set[str]) -> str:
+    """What is said of a task that is not known."""
     return f"there is no task {task!r} ({near(task, known) or '`ctx-eval ls` lists ours'})"
 
 
@@ -112,7 +113,9 @@ def documents(cell: Cell) -> int:
         UserError: data that cannot be loaded, as the run itself would raise it.
     """
     with logs.recorded():
-        return evaluation.documents(_tasks(cell.checkpoint, cell.plan), cell.tasks, cell.plan.limit)
+        return evaluation.documents(
+            task_manager(cell.checkpoint, cell.plan), cell.tasks, cell.plan.limit
+        )
 
 
 def run(plan: Plan) -> dict[str, str]:
@@ -162,8 +165,8 @@ def _checkpoint(
         loading = Path(temporary) / logs.NAME
         try:
             with logs.recorded(loading, bar.say):
-                model = _load(checkpoint, plan)
-                manager = _tasks(checkpoint, plan)
+                model = load(checkpoint, plan)
+                manager = task_manager(checkpoint, plan)
         except Exception as error:
             yield from ((cell, _lost(cell, error, loading)) for cell in todo)
             return
@@ -176,7 +179,7 @@ def _checkpoint(
                 bar.evaluation(title(cell), sizes[cell.folder]),
                 logs.cell_log(cell.folder, bar.say, said) as log,
             ):
-                _run(model, cell, manager, log)
+                run_cell(model, cell, manager, log)
         except Exception as error:
             told = _told(cell, error)
         # The error is gone, and with it what its frames held: the next cell may need the memory.
@@ -204,7 +207,8 @@ def _told(cell: Cell, error: Exception) -> str:
     return f"{first_line(error)} ({cell.folder / logs.NAME})"
 
 
-def _load(checkpoint: Checkpoint, plan: Plan) -> Any:
+def load(checkpoint: Checkpoint, plan: Plan) -> Any:
+    """The harness model of a checkpoint, in no arm."""
     execution = {"batch_size": plan.batch_size, "device": plan.device}
     arguments = dict(checkpoint.model_args)
     if checkpoint.model == ON_VLLM:
@@ -216,14 +220,16 @@ def _load(checkpoint: Checkpoint, plan: Plan) -> Any:
     )
 
 
-def _tasks(checkpoint: Checkpoint, plan: Plan) -> TaskManager:
+def task_manager(checkpoint: Checkpoint, plan: Plan) -> TaskManager:
+    """The tasks of a plan as a checkpoint is asked them."""
     arguments = dict(checkpoint.model_args)
     if checkpoint.model in OURS:
         arguments["pretrained"] = model_names.resolve(arguments.get("pretrained"))
     return harness.task_manager(plan.tasks, {**arguments, **plan.metadata})
 
 
-def _run(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
+def run_cell(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
+    """Evaluate one cell of a loaded model and write its folder."""
     if isinstance(model, ArmedLM):
         model.set_arm(read_arm(cell.arm))
         if cell.plan.attention:
@@ -245,6 +251,9 @@ def _run(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:
             finish=lambda folder, results: _finish(cell, folder, model, results, start),
             batch_size=cell.plan.batch_size,
             limit=cell.plan.limit,
+            samples=None
+            if cell.documents is None
+            else {task: list(indices) for task, indices in cell.documents.items()},
         )
 
 

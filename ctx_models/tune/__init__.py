@@ -1,0 +1,1 @@
+"""`ctx-eval tune`: which remedy a checkpoint should be run with, or none."""

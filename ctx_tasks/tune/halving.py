@@ -1,0 +1,69 @@
+"""Successive halving: many candidates on few documents, then few candidates on all.
+
+Karnin, Koren and Somekh ("Almost optimal exploration in multi-armed bandits", ICML 2013) and
+Jamieson and Talwalkar (AISTATS 2016): in each round the better half goes on, on twice as many
+documents. Documents answered once are not answered again, so a round costs what it adds. Beside
+them, the reference is answered on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ctx_tasks.errors import UserError
+
+HALVINGS = 2
+_MOST_HALVINGS = 5
+
+
+@dataclass(frozen=True)
+class Round:
+    """So many candidates, on the documents from one share of the choosing half to another."""
+
+    candidates: int
+    begin: float
+    end: float
+
+
+def rounds(candidates: int, halvings: int = HALVINGS) -> list[Round]:
+    """The rounds of so many candidates; two halvings: all on 1/4, half on 1/2, 1/4 on all."""
+    shares = [0.0, *(2.0 ** (place - halvings) for place in range(halvings + 1))]
+    return [
+        Round(-(-candidates // 2**place), begin, end)
+        for place, (begin, end) in enumerate(pairwise(shares))
+    ]
+
+
+def cost(found: list[Round], documents: Callable[[float, float], int]) -> int:
+    """Answers that rounds take, those of the reference with them.
+
+    Args:
+        documents: how many there are between two shares of the choosing half.
+    """
+    return sum((one.candidates + 1) * documents(one.begin, one.end) for one in found)
+
+
+def within(
+    budget: int | None, candidates: int, documents: Callable[[float, float], int]
+) -> list[Round]:
+    """The rounds with the fewest halvings that a budget of answers pays for.
+
+    Args:
+        budget: None for `HALVINGS`.
+
+    Raises:
+        UserError: it is too small for any.
+    """
+    if budget is None:
+        return rounds(candidates)
+    tried = [rounds(candidates, halvings) for halvings in range(_MOST_HALVINGS + 1)]
+    paid = [found for found in tried if cost(found, documents) <= budget]
+    if not paid:
+        least = min(cost(found, documents) for found in tried)
+        raise UserError(
+            f"--budget {budget} is too small: {candidates} candidates take at least {least} "
+            "answers on the choosing half; raise it, or try fewer."
+        )
+    return paid[0]
