@@ -13,8 +13,10 @@ from ctx_tasks.errors import UserError
 
 if TYPE_CHECKING:
     from ctx_models.tune.plan import Tuning
+    from ctx_tasks.arm import Arm
     from ctx_tasks.tune.outcome import Outcome
 
+ALPHAS, SCHEDULES = "0.9,0.7,0.5,0.3", "constant,compound"
 SENTENCE = "Answer from the passage only."
 _OFF = "none"
 
@@ -33,12 +35,10 @@ def command(
             "--at-most", help="TASK=LOSS, what may be lost, such as mmlu=0.01; may be repeated."
         ),
     ] = None,
-    alphas: Annotated[str, typer.Option(help="Such as 0.9,0.5; none for no steering.")] = (
-        "0.9,0.7,0.5,0.3"
-    ),
-    schedules: Annotated[str, typer.Option(help="constant, compound, or both.")] = (
-        "constant,compound"
-    ),
+    alphas: Annotated[
+        str | None, typer.Option(help=f"By default {ALPHAS}; none for no steering.")
+    ] = None,
+    schedules: Annotated[str | None, typer.Option(help=f"By default {SCHEDULES}.")] = None,
     head_set: Annotated[
         list[str] | None,
         typer.Option("--head-set", help="A JSON file of heads, beside all; may be repeated."),
@@ -59,6 +59,16 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the halves.")] = 0,
     batch_size: Annotated[str, typer.Option(help="A number or auto.")] = "1",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Rank layers, then heads, by steering each alone.")
+    ] = False,
+    layers: Annotated[
+        int, typer.Option(min=1, help="With --heads: so many best layers' heads are tried.")
+    ] = 4,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --heads: heads in a set; by default one in 16, at least 2."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would take, run nothing.")
     ] = False,
@@ -73,6 +83,7 @@ def command(
     Examples:
       ctx-eval tune --model_args pretrained=M --at-most mmlu=0.01 --limit 400
       ctx-eval tune --tasks nano_context_awareness --at-most nano_by_heart=0.05
+      ctx-eval tune --heads --alphas 0.5 --dry-run   # what ranking the heads would take
       ctx-eval leaderboard tune/                     # none and the choice on the reporting half
     """
     from ctx_models.tune import plan
@@ -91,10 +102,18 @@ def command(
         budget,
         seed,
     )
+    one_by_one = plan.checkpoints(model_args or [""])
+    if heads:
+        arm = _one_arm(alphas, schedules)
+        _by_effect(
+            [plan.read(one, [arm], settings) for one in one_by_one], (layers, count), dry_run
+        )
+        return
     sentences = [one for one in instruction or [SENTENCE] if one != _OFF]
-    strengths = [] if alphas == _OFF else [_number("--alphas", one) for one in _words(alphas)]
-    candidates = plan.remedies(strengths, _words(schedules), head_set or [], sentences)
-    tunings = [plan.read(one, candidates, settings) for one in plan.checkpoints(model_args or [""])]
+    strengths = _numbers("--alphas", "" if alphas == _OFF else alphas or ALPHAS)
+    kinds = _words(schedules or SCHEDULES)
+    candidates = plan.remedies(strengths, kinds, head_set or [], sentences)
+    tunings = [plan.read(one, candidates, settings) for one in one_by_one]
     for tuning in tunings:
         typer.echo(_cost(tuning))
     if dry_run:
@@ -104,8 +123,49 @@ def command(
     _show(outcomes, output)
 
 
+def _by_effect(tunings: list[Tuning], sizes: tuple[int, int | None], dry_run: bool) -> None:
+    """Rank the heads of each checkpoint, and show what they are worth."""
+    from ctx_models.tune import heads
+    from ctx_tasks import tables
+    from ctx_tasks.tune.ranking import as_json, sets_table, units_table
+
+    [tuning, *others] = tunings
+    if others:
+        raise UserError("--heads ranks the heads of one model: give one --model_args.")
+    found = heads.search(tuning, tuning.candidates[0], *sizes)
+    runs, answers = heads.cost(tuning, found)
+    typer.echo(f"{tuning.checkpoint.name}: {found.runs}, {runs} runs, at most {answers} answers.")
+    if dry_run:
+        return
+    ranking = heads.run(tuning, found)
+    output = tuning.plan.output
+    put(as_json(ranking), output / "heads-tune.json")
+    console = tables.terminal()
+    tables.show(units_table(ranking, found.count), console)
+    tables.show(sets_table(ranking), console)
+    tables.say(f"Heads: {output / 'heads.json'} (hf-ctx heads=)", console)
+    tables.say(f"Results of the other half: {output} (ctx-eval leaderboard {output})", console)
+
+
+def _one_arm(alphas: str | None, schedules: str | None) -> Arm:
+    """The one steering that heads are ranked in."""
+    from ctx_models.tune.plan import remedies
+
+    strengths, kinds = _numbers("--alphas", alphas or ""), _words(schedules or "constant")
+    if len(strengths) != 1 or len(kinds) != 1:
+        raise UserError(
+            f"--heads steers in one way: give one alpha and one schedule, such as --alphas 0.5 "
+            f"--schedules constant (--alphas is {alphas}, --schedules {schedules})."
+        )
+    return remedies(strengths, kinds, [], [])[0]
+
+
 def _words(given: str) -> list[str]:
     return [word.strip() for word in given.split(",") if word.strip()]
+
+
+def _numbers(option: str, given: str) -> list[float]:
+    return [_number(option, one) for one in _words(given)]
 
 
 def _number(option: str, given: str) -> float:

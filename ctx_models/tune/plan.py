@@ -72,6 +72,7 @@ class Tuning:
         tasks: the context tasks among them.
         halves: the documents of each task.
         clusters: of each document by the harness's hash of it, by task.
+        budget: answers that choosing may take; None for two halvings.
         rounds: of the halving.
     """
 
@@ -82,6 +83,7 @@ class Tuning:
     prices: tuple[Price, ...]
     halves: Mapping[str, Halves]
     clusters: Mapping[str, Mapping[str, str]]
+    budget: int | None
     rounds: list[Round]
 
     def choosing(self, begin: float, end: float) -> Documents:
@@ -196,6 +198,7 @@ def read(checkpoint: Checkpoint, candidates: Sequence[Arm], settings: Settings) 
         prices,
         halves,
         {task: dict(zip(hashes[task], named[task], strict=True)) for task in loaded},
+        settings.budget,
         [],
     )
     return with_rounds(tuning, taken, settings.budget)
@@ -205,6 +208,12 @@ def with_rounds(tuning: Tuning, candidates: Sequence[Arm], budget: int | None) -
     """The same with these candidates and the rounds that a budget pays for."""
     found = within(budget, len(candidates), tuning.count)
     return replace(tuning, candidates=tuple(candidates), rounds=found)
+
+
+def loaded_task(tuning: Tuning, name: str) -> Any:
+    """A task with its documents."""
+    with logs.recorded():
+        return task_manager(tuning.checkpoint, tuning.plan).load([name])["tasks"][name]
 
 
 def _plan(checkpoints: tuple[Checkpoint, ...], tasks: tuple[str, ...], settings: Settings) -> Plan:

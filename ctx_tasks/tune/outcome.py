@@ -122,14 +122,14 @@ def _record(outcome: Outcome) -> dict[str, Any]:
         "chosen": "none" if chosen is None else chosen.arm.name,
         "arm": None if chosen is None else chosen.arm.record(),
         "command": outcome.command,
-        "seemed": None if chosen is None else _plain(asdict(chosen.gain)),
-        "gain": None if found is None else _plain(asdict(found.gain)),
+        "seemed": None if chosen is None else plain(asdict(chosen.gain)),
+        "gain": None if found is None else plain(asdict(found.gain)),
         "tasks": {} if found is None else _changes(found.tasks),
         "prices": {
             price.name: {
                 "at_most": price.at_most,
-                "seemed": None if chosen is None else _plain(asdict(chosen.losses[price.name])),
-                "loss": None if found is None else _plain(asdict(found.losses[price.name])),
+                "seemed": None if chosen is None else plain(asdict(chosen.losses[price.name])),
+                "loss": None if found is None else plain(asdict(found.losses[price.name])),
             }
             for price in outcome.prices
         },
@@ -144,17 +144,18 @@ def _trial(one: Trial) -> dict[str, Any]:
         "arm": one.arm.record(),
         "state": one.state,
         "documents": one.documents,
-        "gain": _plain(asdict(one.gain)),
-        "corrected_low": _plain({"": one.low})[""],
-        "losses": {name: _plain(asdict(loss)) for name, loss in one.losses.items()},
+        "gain": plain(asdict(one.gain)),
+        "corrected_low": plain({"": one.low})[""],
+        "losses": {name: plain(asdict(loss)) for name, loss in one.losses.items()},
     }
 
 
 def _changes(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _plain(asdict(one)) for name, one in found.items()}
+    return {name: plain(asdict(one)) for name, one in found.items()}
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for JSON, what is not known or without end as null."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in values.items()
