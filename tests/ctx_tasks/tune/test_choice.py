@@ -98,7 +98,8 @@ def test_the_winner_seems_better_than_it_is_and_the_other_half_says_what_it_is()
     spread = reported.std() / np.sqrt(len(reported))
     assert seemed.mean() > 0.01
     assert abs(reported.mean()) < 3 * spread < seemed.mean()
-    assert covered >= 0.93
+    # Three standard errors of 150 draws below 95 %.
+    assert covered >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 150)
 
 
 @pytest.mark.slow
@@ -149,7 +150,7 @@ def test_a_remedy_is_chosen_if_it_is_shown_to_help_and_shown_to_be_within_its_pr
 
 
 def test_of_those_that_help_the_best_within_its_price_is_chosen():
-    none, dear = steady(80, 30)
+    none, dear = steady(80, 80)
     others = [dear, steady(60, 0)[1], steady(50, 0)[1]]
     trials = [
         trial(arm, none, one, TASKS, (HEART,), 3) for arm, one in zip(ARMS, others, strict=False)

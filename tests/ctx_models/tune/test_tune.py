@@ -1,0 +1,186 @@
+"""`ctx-eval tune` on the bundled models: what it writes, resuming, mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, MambaConfig, MambaForCausalLM
+
+from ctx_models import nano
+from ctx_tasks.results import read_runs
+from tests.commands import Done, ctx_eval, words
+
+METADATA = json.dumps({"questions": 16, "lengths": 2, "depths": 2, "max_length": 300})
+TINY = (
+    *("tune", "--tasks", "nano_squad_contains", "--at-most", "nano_by_heart=1"),
+    *("--alphas", "0.5,0.01", "--schedules", "constant", "--metadata", METADATA),
+    *("--batch-size", "8", "--device", "cpu"),
+)
+
+
+def tune(output: Path, *arguments: str) -> Done:
+    return ctx_eval(*TINY, "-o", output, *arguments)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory) -> tuple[Path, Done]:
+    folder = tmp_path_factory.mktemp("tune") / "out"
+    return folder, tune(folder)
+
+
+def outcome(folder: Path) -> dict:
+    [found] = json.loads((folder / "tune.json").read_text())
+    return dict(found)
+
+
+def test_the_cost_is_said_before_and_the_verdict_after(tuned):
+    folder, done = tuned
+    assert done.code == 0, done.err
+    first, *_ = done.out.splitlines()
+    # No [IND] in nano-chat's tokenizer.
+    assert first.startswith("nano-chat: 3 candidates (3 on 0.25, 2 on 0.5, 1 on 1 of the choosing")
+    found = outcome(folder)
+    assert found["chosen"] == "none"
+    assert "nano-chat: none. The best of 3 candidates" in done.out
+    assert found["command"] in done.out
+    assert {one["state"] for one in found["candidates"]} == {"dropped", "not shown"}
+    assert found["candidates"][0]["documents"] > found["candidates"][-1]["documents"]
+
+
+def test_the_leaderboard_shows_the_reporting_half_alone(tuned):
+    folder, _ = tuned
+    runs = read_runs([folder])
+    assert {(run.arm.prefix, run.arm.name.split(",")[0]) for run in runs} == {
+        (True, "chat"),
+        (False, "chat"),
+    }
+    [squad] = [run.tasks["nano_squad_contains_prefix"] for run in runs if run.arm.prefix]
+    assert squad.n == 8
+    done = ctx_eval("leaderboard", folder)
+    assert done.code == 0, done.err
+
+
+def test_choosing_and_reporting_share_no_document(tuned):
+    folder, _ = tuned
+    chosen, reported = set(), set()
+    for file in folder.rglob("samples_nano_squad*"):
+        hashes = {json.loads(line)["doc_hash"] for line in file.read_text().splitlines()}
+        (chosen if ".choosing" in file.parts else reported).update(hashes)
+    assert len(chosen) == len(reported) == 8
+    assert not chosen & reported
+
+
+def test_the_same_command_again_runs_nothing(tuned):
+    folder, before = tuned
+    records = {path: path.stat().st_mtime_ns for path in folder.rglob("cell.json")}
+    done = tune(folder)
+    assert done.out == before.out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("cell.json")} == records
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_and_ends_as_if_nothing_had_been(tuned, tmp_path):
+    line = words("ctx_models.cli", *TINY, "-o", tmp_path / "out")
+    process = subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while len(list((tmp_path / "out").rglob("cell.json"))) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("[!.]*/cell.json")}
+    assert tune(tmp_path / "out").code == 0
+    whole, again = outcome(tuned[0]), outcome(tmp_path / "out")
+    assert again["candidates"] == whole["candidates"]
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+
+
+@pytest.mark.slow
+def test_a_remedy_that_helps_is_chosen_and_reported_beside_what_it_seemed(tmp_path):
+    """Told of nothing but [IND], nano-chat-ind gains where it begins its answers itself."""
+    metadata = json.dumps({"questions": 160})
+    done = tune(
+        tmp_path,
+        *("--model_args", "pretrained=nano-chat-ind", "--alphas", "none", "--instruction", "none"),
+        *("--unbegun", "--metadata", metadata),
+    )
+    assert done.code == 0, done.err
+    found = outcome(tmp_path)
+    assert found["chosen"] == "chat, [IND]"
+    assert found["seemed"]["mean"] > 0
+    assert found["gain"]["low"] > 0
+    assert set(found["tasks"]) == {"nano_squad_contains"}
+    assert "indicator=[IND]" in found["command"]
+    assert "it seemed" in done.out
+    assert len(read_runs([tmp_path])) == 2
+
+
+def test_heads_are_ranked_after_layers_and_held_against_attention_and_all(tmp_path):
+    arguments = (
+        *("tune", "--heads", "--alphas", "0.05", "--layers", "1", "--count", "1"),
+        *("--tasks", "nano_nih_recall", "--device", "cpu", "--batch-size", "8"),
+        *("--metadata", json.dumps({"lengths": 4, "depths": 2, "max_length": 120})),
+        *("-o", tmp_path),
+    )
+    said = ctx_eval(*arguments, "--dry-run").out
+    assert said.startswith("nano-chat: 3 layers, then 1 x 4 heads, ")
+    assert not list(tmp_path.iterdir())
+    done = ctx_eval(*arguments)
+    assert done.code == 0, done.err
+    assert said in done.out
+    found = json.loads((tmp_path / "heads-tune.json").read_text())
+    assert len(found["layers"]) == 3
+    assert {one["layer"] for one in found["heads"]} == {found["layers"][0]["layer"]}
+    assert list(found["sets"]) == ["by effect", "by attention", "all heads"]
+    best = found["heads"][0]
+    assert json.loads((tmp_path / "heads.json").read_text()) == {str(best["layer"]): [best["head"]]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--at-most", "mmul=0.01"), "there is no task 'mmul' (did you mean"),
+        (("--at-most", "nano_by_heart"), "nano_by_heart is not TASK=LOSS, such as mmlu=0.01"),
+        (("--at-most", "nano_by_heart=-1"), "what may be lost is 0 or more"),
+        (("--at-most", "mt_bench=0.1"), "mt_bench is rated by a judge after the run"),
+        (("--metadata", '{"questions": 2}'), "has 2 clusters of documents (passages or needles)"),
+        (("--alphas", "1"), "alpha=1 is off"),
+        (("--alphas", "much"), "--alphas much: 'much' is not a number"),
+        (("--schedules", "steep"), "schedule 'steep': choose constant or compound"),
+        (("--budget", "3"), "--budget 3 is too small: 3 candidates take at least"),
+        (("--model_args", "pretrained=nano-chat,alpha=0.5"), "alpha is what is tuned"),
+        (("--alphas", "none", "--instruction", "none"), "nano-chat has no candidate"),
+        (("--heads",), "--heads steers in one way: give one alpha and one schedule"),
+        (("--heads", "--alphas", "0.5", "--schedules", "constant"), "which takes a needle test"),
+        (("--metadata", "{"), "--metadata { is not JSON"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_anything_runs(tmp_path, arguments, said):
+    done = tune(tmp_path / "out", *arguments)
+    assert done.code == 2
+    assert said in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_cannot_be_steered_is_refused_with_what_can_be_done(tmp_path):
+    folder = tmp_path / "mamba"
+    tokenizer = AutoTokenizer.from_pretrained(nano.folder("nano-chat"))
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, state_size=4
+    )
+    MambaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    done = tune(tmp_path / "out", "--model_args", f"pretrained={folder}")
+    assert done.code == 2
+    assert "mamba cannot be run as chat, α 0.5 constant" in done.err
+    assert "Without steering: --alphas none." in done.err
