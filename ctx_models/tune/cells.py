@@ -91,6 +91,10 @@ class Bench:
         return Cell(self._tuning.checkpoint, arm, plan, documents)
 
     def _measure(self, arm: Arm, documents: Documents, output: Path) -> dict[str, Measured]:
+        if not documents:
+            # Few clusters: none between two shares of them.
+            self._bar.update()
+            return {}
         cell = self._cell(arm, documents, output)
         if finished(cell) is None:
             model = self.model

@@ -26,13 +26,14 @@ from ctx_models.arm import read_arm
 from ctx_models.checkpoint import source
 from ctx_models.fingerprint import checkpoint_fingerprint, short_hash
 from ctx_models.tune.cells import Bench
-from ctx_models.tune.plan import Tuning, loaded_task, with_rounds
+from ctx_models.tune.plan import Tuning, loaded_task
 from ctx_models.tune.run import answers, halving, measurements, require_one_process
 from ctx_tasks.arm import CHAT, Arm
 from ctx_tasks.columns import is_needle
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import require_writable, write_text
 from ctx_tasks.tune.choice import report
+from ctx_tasks.tune.halving import within
 from ctx_tasks.tune.ranking import Ranking, Unit, ranked
 
 # A layer, and a head of it.
@@ -91,20 +92,13 @@ def search(tuning: Tuning, arm: Arm, layers: int, count: int | None) -> Search:
 def stages(tuning: Tuning, found: Search) -> tuple[Tuning, Tuning]:
     """The tuning over layers, and one over as many heads as those of the best layers.
 
-    A budget is shared in proportion to the candidates.
-
     Raises:
-        UserError: it is too small.
+        UserError: the budget is too small for both.
     """
-    budget = tuning.budget
-    layers, heads = found.shape[0], found.layers * found.shape[1]
-    shares: list[int | None] = [None, None]
-    if budget is not None:
-        first = budget * layers // (layers + heads)
-        shares = [first, budget - first]
+    layers, heads = tuple(_layers(found)), found.layers * found.shape[1]
+    first, second = within(tuning.budget, [len(layers), heads], tuning.count)
     # Which heads they are is known once the layers are ranked.
-    by_layer = with_rounds(tuning, tuple(_layers(found)), shares[0])
-    return by_layer, with_rounds(tuning, [found.arm] * heads, shares[1])
+    return replace(tuning, candidates=layers, rounds=first), replace(tuning, rounds=second)
 
 
 def cost(tuning: Tuning, found: Search) -> tuple[int, int]:

@@ -84,7 +84,7 @@ class Tuning:
     halves: Mapping[str, Halves]
     clusters: Mapping[str, Mapping[str, str]]
     budget: int | None
-    rounds: list[Round]
+    rounds: Sequence[Round] = ()
 
     def choosing(self, begin: float, end: float) -> Documents:
         """Documents between two shares of the choosing half, tasks without any left out."""
@@ -199,15 +199,9 @@ def read(checkpoint: Checkpoint, candidates: Sequence[Arm], settings: Settings) 
         halves,
         {task: dict(zip(hashes[task], named[task], strict=True)) for task in loaded},
         settings.budget,
-        [],
     )
-    return with_rounds(tuning, taken, settings.budget)
-
-
-def with_rounds(tuning: Tuning, candidates: Sequence[Arm], budget: int | None) -> Tuning:
-    """The same with these candidates and the rounds that a budget pays for."""
-    found = within(budget, len(candidates), tuning.count)
-    return replace(tuning, candidates=tuple(candidates), rounds=found)
+    [rounds] = within(settings.budget, [len(taken)], tuning.count)
+    return replace(tuning, rounds=rounds)
 
 
 def loaded_task(tuning: Tuning, name: str) -> Any:

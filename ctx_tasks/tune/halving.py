@@ -8,7 +8,7 @@ them, the reference is answered on all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -36,7 +36,7 @@ def rounds(candidates: int, halvings: int = HALVINGS) -> list[Round]:
     ]
 
 
-def cost(found: list[Round], documents: Callable[[float, float], int]) -> int:
+def cost(found: Sequence[Round], documents: Callable[[float, float], int]) -> int:
     """Answers that rounds take, those of the reference with them.
 
     Args:
@@ -46,24 +46,25 @@ def cost(found: list[Round], documents: Callable[[float, float], int]) -> int:
 
 
 def within(
-    budget: int | None, candidates: int, documents: Callable[[float, float], int]
-) -> list[Round]:
-    """The rounds with the fewest halvings that a budget of answers pays for.
+    budget: int | None, stages: Sequence[int], documents: Callable[[float, float], int]
+) -> list[list[Round]]:
+    """The rounds of each stage with the fewest halvings that a budget of answers pays for.
 
     Args:
         budget: None for `HALVINGS`.
+        stages: candidates of each.
 
     Raises:
         UserError: it is too small for any.
     """
     if budget is None:
-        return rounds(candidates)
-    tried = [rounds(candidates, halvings) for halvings in range(_MOST_HALVINGS + 1)]
-    paid = [found for found in tried if cost(found, documents) <= budget]
+        return [rounds(candidates) for candidates in stages]
+    tried = [[rounds(one, halvings) for one in stages] for halvings in range(_MOST_HALVINGS + 1)]
+    costs = [sum(cost(one, documents) for one in found) for found in tried]
+    paid = [found for found, answers in zip(tried, costs, strict=True) if answers <= budget]
     if not paid:
-        least = min(cost(found, documents) for found in tried)
         raise UserError(
-            f"--budget {budget} is too small: {candidates} candidates take at least {least} "
+            f"--budget {budget} is too small: {sum(stages)} candidates take at least {min(costs)} "
             "answers on the choosing half; raise it, or try fewer."
         )
     return paid[0]
