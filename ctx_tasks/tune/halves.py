@@ -67,7 +67,8 @@ def require_enough(task: str, halves: Sequence[Halves]) -> None:
     choosing = sum(len(one.choosing) for one in halves)
     if min(choosing, found - choosing) < _FEWEST:
         raise UserError(
-            f"{task} has {found} clusters of documents (passages or needles), too few to halve: "
+            f"The documents of {task} lie in too few clusters (passages or needles) to halve them, "
+            f"in {found}: "
             f"choosing on one half and reporting on the other takes at least {2 * _FEWEST}; "
             "give it more documents (questions, lengths, depths or --limit)."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -141,6 +142,20 @@ def test_what_ranking_heads_takes_is_said_before_it_starts(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_of_32_x_32_heads_fits_a_night(tmp_path):
+    """No model is loaded for the sum: 800 documents of the choosing half, one answer in 0.4 s."""
+    big = tmp_path / "big"
+    shutil.copytree(nano.folder("nano-chat"), big)
+    config = json.loads((big / "config.json").read_text())
+    shape = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32}
+    (big / "config.json").write_text(json.dumps({**config, **shape}))
+    arguments = ("tune", "--heads", "--alphas", "0.5", "--tasks", "nano_context_awareness")
+    done = ctx_eval(*arguments, "--model_args", f"pretrained={big}", "--dry-run", "-o", tmp_path)
+    assert done.code == 0, done.err
+    assert done.out.startswith("big: 32 layers, then 4 x 32 heads, 290 runs, at most ")
+    assert int(done.out.split()[-2]) * 0.4 < 8 * 3600
+
+
 @pytest.mark.slow
 def test_heads_are_ranked_after_layers_and_held_against_attention_and_all(tmp_path):
     done = ctx_eval(*HEADS, "-o", tmp_path)
@@ -160,14 +175,14 @@ def test_heads_are_ranked_after_layers_and_held_against_attention_and_all(tmp_pa
         (("--at-most", "nano_by_heart"), "nano_by_heart is not TASK=LOSS, such as mmlu=0.01"),
         (("--at-most", "nano_by_heart=-1"), "what may be lost is 0 or more"),
         (("--at-most", "mt_bench=0.1"), "mt_bench is rated by a judge after the run"),
-        (("--metadata", '{"questions": 2}'), "has 2 clusters of documents (passages or needles)"),
+        (("--metadata", '{"questions": 2}'), "nano_squad_contains_prefix lie in too few clusters"),
         (("--alphas", "1"), "alpha=1 is off"),
         (("--alphas", "much"), "--alphas much: 'much' is not a number"),
         (("--schedules", "steep"), "schedule 'steep': choose constant or compound"),
         (("--budget", "3"), "--budget 3 is too small: 2 candidates take at least"),
         (("--model_args", "pretrained=nano-chat,alpha=0.5"), "alpha is what is tuned"),
         (("--alphas", "none", "--instruction", "none"), "nano-chat has no candidate"),
-        (("--heads",), "--heads steers in one way: give one alpha and one schedule"),
+        (("--heads", "--alphas", "0.5,0.3"), "--heads steers in one way: give one alpha and one schedule"),
         (("--heads", "--alphas", "0.5", "--schedules", "constant"), "which takes a needle test"),
         (("--metadata", "{"), "--metadata { is not JSON"),
     ],

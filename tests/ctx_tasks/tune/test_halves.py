@@ -58,7 +58,9 @@ def test_rounds_take_each_document_of_the_choosing_half_once():
 
 def test_too_few_clusters_are_refused_in_a_sentence():
     few = halved({"nih": ["a"] * 50 + ["b"] * 50 + ["c"] * 50})["nih"]
-    with pytest.raises(UserError, match="nih has 3 clusters of documents .* at least 4; give it"):
+    with pytest.raises(
+        UserError, match="of nih lie in too few clusters .* in 3: .* at least 4; give it"
+    ):
         require_enough("nih", [few])
     require_enough("nih", [halved({"nih": list("aabbccdd")})["nih"]])
 
