@@ -182,7 +182,7 @@ def test_heads_are_ranked_after_layers_and_held_against_attention_and_all(tmp_pa
         (("--budget", "3"), "--budget 3 is too small: 2 candidates take at least"),
         (("--model_args", "pretrained=nano-chat,alpha=0.5"), "alpha is what is tuned"),
         (("--alphas", "none", "--instruction", "none"), "nano-chat has no candidate"),
-        (("--heads", "--alphas", "0.5,0.3"), "--heads steers in one way: give one alpha and one schedule"),
+        (("--heads", "--alphas", "0.5,0.3"), "--heads steers in one way: give one alpha"),
         (("--heads", "--alphas", "0.5", "--schedules", "constant"), "which takes a needle test"),
         (("--metadata", "{"), "--metadata { is not JSON"),
     ],
