@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from ctx_models import logs
 from ctx_models.sweep.plan import Cell
@@ -114,8 +116,8 @@ def _trial(arm: Arm, measured: dict[Arm, dict[str, Measured]], tuning: Tuning) -
 
 
 def command(tuning: Tuning, arm: Arm) -> str:
-    """The command line that runs an arm on all documents."""
-    return Cell(tuning.checkpoint, arm, tuning.plan).command
+    """The command line that runs an arm on all documents; not into the reporting half's folder."""
+    return Cell(tuning.checkpoint, arm, replace(tuning.plan, output=Path("results"))).command
 
 
 def _notes(tuning: Tuning) -> list[str]:
