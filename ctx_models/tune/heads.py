@@ -1,10 +1,10 @@
 """`ctx-eval tune --heads`: which heads to steer, by what steering them alone does.
 
-PASTA's way (Zhang et al., ICLR 2024, https://openreview.net/forum?id=xZDWO0oejD, section 4): each
-head is steered alone and ranked by the score. To fit a night for 32 x 32 heads, layers come first,
+PASTA's way (Zhang et al., ICLR 2024, https://openreview.net/forum?id=xZDWO0oejD): each head is
+steered alone and ranked by the score. To fit a night for 32 x 32 heads, layers come first,
 each steered alone, then the heads of the best layers only; both by successive halving on the
 choosing half, so that a head that soon does nothing is not tried on all documents. Divergence:
-PASTA takes heads that are good on several tasks each; here the mean gain over the tasks ranks.
+PASTA takes heads that rank high in each of several tasks; here the mean gain over the tasks ranks.
 
 The strongest by effect, the strongest by attention on the needle (`ctx_models.allocation`, on the
 needle documents of the choosing half) and all heads are compared on the reporting half.
@@ -74,7 +74,7 @@ def search(tuning: Tuning, arm: Arm, layers: int, count: int | None) -> Search:
     config = AutoConfig.from_pretrained(pretrained, **source(arguments)).get_text_config()
     shape = int(config.num_hidden_layers), int(config.num_attention_heads)
     taken = min(layers, shape[0])
-    # PASTA steers 25 to 100 of 1024.
+    # 64 of 32 x 32.
     wanted = max(2, shape[0] * shape[1] // 16) if count is None else count
     if not 1 <= wanted <= taken * shape[1]:
         raise UserError(
