@@ -11,17 +11,16 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from lm_eval.tasks import TaskManager
-from tqdm import tqdm
 
 from ctx_models import logs
 from ctx_models.arm import read_arm
 from ctx_models.lm import CtxLM
+from ctx_models.progress import Progress
 from ctx_models.sweep.plan import Cell
-from ctx_models.sweep.run import finished, load, run_cell, task_manager
+from ctx_models.sweep.run import finished, load, run_cell, task_manager, title
 from ctx_models.tune.plan import Documents, Tuning
 from ctx_tasks.arm import Arm
 from ctx_tasks.errors import UserError
@@ -36,14 +35,12 @@ class Bench:
     """A checkpoint on which arms are measured.
 
     Args:
-        bar: one step a measurement.
-        say: told warnings.
+        bar: of all documents.
     """
 
-    def __init__(self, tuning: Tuning, bar: tqdm[Any], say: logs.Say) -> None:
+    def __init__(self, tuning: Tuning, bar: Progress) -> None:
         self._tuning = tuning
         self._bar = bar
-        self._say = say
         self._said = ""
 
     def choosing(self, arm: Arm, begin: float, end: float) -> dict[str, Measured]:
@@ -71,13 +68,14 @@ class Bench:
             UserError: it cannot be loaded, or cannot be steered.
         """
         tuning = self._tuning
-        self._bar.set_description(f"loading {tuning.checkpoint.name}")
+        self._bar.title(f"loading {tuning.checkpoint.name}")
         with TemporaryDirectory() as temporary:
             log = Path(temporary) / logs.NAME
-            with logs.recorded(log, self._say):
+            with logs.recorded(log, self._bar.say):
                 model = load(tuning.checkpoint, tuning.plan)
                 _require_arms(model, tuning)
             self._said = log.read_text(encoding="utf-8")
+        self._bar.title("")
         assert isinstance(model, CtxLM)
         return model
 
@@ -93,15 +91,18 @@ class Bench:
     def _measure(self, arm: Arm, documents: Documents, output: Path) -> dict[str, Measured]:
         if not documents:
             # Few clusters: none between two shares of them.
-            self._bar.update()
             return {}
         cell = self._cell(arm, documents, output)
-        if finished(cell) is None:
-            model = self.model
-            self._bar.set_description(f"{cell.checkpoint.name}: {arm.label or arm.name}")
-            with logs.cell_log(cell.folder, self._say, self._said) as log:
-                run_cell(model, cell, self._manager, log)
-        self._bar.update()
+        count = sum(map(len, documents.values()))
+        if finished(cell) is not None:
+            self._bar.skip(count)
+            return read(cell.folder, self._tuning.clusters)
+        model = self.model
+        with (
+            self._bar.evaluation(title(cell), count),
+            logs.cell_log(cell.folder, self._bar.say, self._said) as log,
+        ):
+            run_cell(model, cell, self._manager, log)
         return read(cell.folder, self._tuning.clusters)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from ctx_models import logs, nano
+from ctx_models import model_names, progress
 from ctx_models.allocation.shares import heads_json, needle_ranking, needle_shares
 from ctx_models.arm import read_arm
 from ctx_models.checkpoint import source
@@ -70,7 +70,7 @@ def search(tuning: Tuning, arm: Arm, layers: int, count: int | None) -> Search:
     """
     name = tuning.checkpoint.name
     arguments = tuning.checkpoint.model_args
-    pretrained = nano.resolve(arguments.get("pretrained"))
+    pretrained = model_names.resolve(arguments.get("pretrained"))
     config = AutoConfig.from_pretrained(pretrained, **source(arguments)).get_text_config()
     shape = int(config.num_hidden_layers), int(config.num_attention_heads)
     taken = min(layers, shape[0])
@@ -119,8 +119,8 @@ def run(tuning: Tuning, found: Search) -> Ranking:
     output = tuning.plan.output
     require_writable(output / "heads.json")
     by_layer, by_head = stages(tuning, found)
-    with logs.progress(cost(tuning, found)[0], " runs") as (bar, say):
-        bench = Bench(by_layer, bar, say)
+    with progress.shown(cost(tuning, found)[1]) as bar:
+        bench = Bench(by_layer, bar)
         layers = _ranked(by_layer, _layers(found), bench)
         heads = _ranked(by_head, _heads(found, layers, output), bench)
         sets = _sets(tuning, found, heads, bench)
@@ -205,6 +205,6 @@ def _fingerprint(tuning: Tuning, indices: Sequence[int], count: int) -> str:
     """Of the checkpoint, the documents attention is measured on, and how many heads are taken."""
     arguments = tuning.checkpoint.model_args
     loads = (arguments.get(key) for key in ("revision", "peft", "delta"))
-    weights = checkpoint_fingerprint(nano.resolve(arguments.get("pretrained")), *loads)
+    weights = checkpoint_fingerprint(model_names.resolve(arguments.get("pretrained")), *loads)
     content = [weights, indices, tuning.plan.metadata, count]
     return short_hash(json.dumps(content, sort_keys=True, default=str))

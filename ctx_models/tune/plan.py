@@ -17,7 +17,7 @@ from typing import Any, get_args
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable, hash_string
 
-from ctx_models import logs, nano
+from ctx_models import logs, model_names, nano
 from ctx_models.arm import check_tokenizer, read_arm
 from ctx_models.checkpoint import tokenizer_of
 from ctx_models.indicator import INDICATOR
@@ -163,7 +163,7 @@ def checkpoints(model_args: Sequence[str]) -> list[Checkpoint]:
         ours = [name for name in ARGUMENTS if name in arguments]
         if ours:
             raise UserError(f"--model_args {one}: {ours[0]} is what is tuned; leave it out.")
-        nano.resolve(arguments.get("pretrained"))
+        model_names.resolve(arguments.get("pretrained"))
         path = arguments.get("peft") or arguments.get("pretrained") or nano.DEFAULT
         name = safe(Path(str(path)).name) or "checkpoint"
         taken = sum(other.name.split("#")[0] == name for other in found)
@@ -215,10 +215,11 @@ def _plan(checkpoints: tuple[Checkpoint, ...], tasks: tuple[str, ...], settings:
         checkpoints,
         tasks,
         dict(settings.metadata or {}),
-        None,
-        settings.batch_size,
-        settings.device,
-        settings.output,
+        limit=None,
+        attention=False,
+        batch_size=settings.batch_size,
+        device=settings.device,
+        output=settings.output,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ctx_models import logs
+from ctx_models import progress
 from ctx_models.sweep.plan import Cell
 from ctx_models.tune.cells import Bench
 from ctx_models.tune.plan import Tuning
@@ -39,10 +39,8 @@ def run(tunings: Sequence[Tuning]) -> list[Outcome]:
     require_one_process()
     for tuning in tunings:
         require_writable(tuning.plan.output / "tune.json")
-    # None and the choice on the reporting half.
-    total = sum(measurements(tuning) + 2 for tuning in tunings)
-    with logs.progress(total, " runs") as (bar, say):
-        return [_tuned(tuning, Bench(tuning, bar, say)) for tuning in tunings]
+    with progress.shown(sum(map(answers, tunings))) as bar:
+        return [_tuned(tuning, Bench(tuning, bar)) for tuning in tunings]
 
 
 def require_one_process() -> None:
