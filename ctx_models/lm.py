@@ -58,7 +58,6 @@ class CtxLM(BatchedLM):
     def __init__(self, *arguments: Any, overlength: str = "mark", **named: Any) -> None:
         self.overlength = read_overlength(overlength)
         super().__init__(*arguments, **named)
-        self._user_mask: torch.Tensor | None = None
         self._ledger = Ledger(stripped=self.thinking is not None)
         # Tokens that pairs of context and continuation lost before HFLM sees them.
         self._lost: dict[tuple[str, str], int] = {}
@@ -68,6 +67,8 @@ class CtxLM(BatchedLM):
     def _take(self, settings: ArmSettings) -> None:
         super()._take(settings)
         self._rows = UserRows()
+        # That of a steered arm's last batch is none of the next arm's, whose batches may be larger.
+        self._user_mask: torch.Tensor | None = None
 
     # ---- generation ----------------------------------------------------------------------------
 
