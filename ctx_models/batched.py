@@ -207,7 +207,9 @@ class BatchedLM(SteeredLM):
 
     def _keeping(self, settings: Mapping[str, Any] | None = None) -> AbstractContextManager[Kept]:
         """The kept answers, of requests with these generation arguments."""
-        if self._in_step or (settings is not None and harness.samples(settings)):
+        # A model that was handed over loaded has no name that tells it from another.
+        nameless = not isinstance(self.pretrained, str)
+        if nameless or self._in_step or (settings is not None and harness.samples(settings)):
             return nullcontext(Kept(None, [], self._paths))
         return opened(self.identity(), self.rank, self._paths)
 
