@@ -68,7 +68,13 @@ PRIVATE: Final = {
     ),
     "lm_eval.tasks": ("TaskManager._entry", "TaskManager.task_index"),
     "lm_eval.tasks._index": ("Kind.GROUP", "Kind.TASK", "Kind.PY_TASK"),
-    "lm_eval.utils": ("apply_template", "setup_logging", "simple_parse_args_string"),
+    "lm_eval.utils": (
+        "apply_template",
+        "handle_non_serializable",
+        "hash_string",
+        "setup_logging",
+        "simple_parse_args_string",
+    ),
 }
 
 # What it says as a warning at every run of ours, however well all is: how settings reach a task,
@@ -100,6 +106,14 @@ def begun_answer(gen_prefix: str, doc: Mapping[str, Any]) -> str:
     from lm_eval.utils import apply_template
 
     return str(doc[gen_prefix] if gen_prefix in doc else apply_template(gen_prefix, doc))
+
+
+def document_hash(doc: Mapping[str, Any]) -> str:
+    """The `doc_hash` that a sample file has of a document."""
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    text = json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    return str(hash_string(text))
 
 
 def log_to_terminal() -> None:

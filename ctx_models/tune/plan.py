@@ -7,7 +7,6 @@ context tasks are begun unless told otherwise; tasks with a price are asked as t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lm_eval.tasks import TaskManager
-from lm_eval.utils import handle_non_serializable, hash_string
 
 from ctx_models import logs, model_names, nano
 from ctx_models.arm import check_tokenizer, read_arm
@@ -256,7 +254,7 @@ def _refuse_tasks(manager: TaskManager, asked: Iterable[str]) -> None:
 
 def _hashes(task: Any, limit: float | None) -> list[str]:
     """The harness's hash of each document, of as many as there may be."""
-    return [_hash(doc) for doc in _documents(task, limit)]
+    return [harness.document_hash(doc) for doc in _documents(task, limit)]
 
 
 def _documents(task: Any, limit: float | None) -> Iterator[Mapping[str, Any]]:
@@ -264,11 +262,6 @@ def _documents(task: Any, limit: float | None) -> Iterator[Mapping[str, Any]]:
     # As in the harness: a share of the documents below 1, else a number.
     most = len(docs) if limit is None else int(limit * len(docs) if limit < 1 else limit)
     return (docs[index] for index in range(min(most, len(docs))))
-
-
-def _hash(doc: Mapping[str, Any]) -> str:
-    text = json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
-    return str(hash_string(text))
 
 
 def _clusters(task: Any, hashes: Sequence[str]) -> list[str]:
