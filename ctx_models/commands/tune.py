@@ -74,7 +74,7 @@ def command(
     ] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("tune"),
 ) -> None:
-    """Choose a remedy on half of the documents, judge it on the rest.
+    """Choose a remedy on half the documents, judge it on the rest.
 
     Candidates: alphas x schedules x sets of heads, [IND] where the tokenizer has it, a sentence.
     None of them wins where nothing is shown to help. Killed, the same command goes on.
