@@ -74,7 +74,7 @@ def test_auto_n_sizes_batches_at_n_places():
     assert [len(batch) for batch in runs.batches] == [1, 1, 1, 1, 4]
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.5])
+@pytest.mark.parametrize("alpha", [1.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_auto_gives_the_answers_of_a_fixed_batch_size(alpha):
     fixed = evaluate(alpha=alpha)
     for size in ("auto", "auto:2"):

@@ -75,6 +75,7 @@ def test_an_adapter_runs_on_four_bit_weights(tmp_path):
     assert likelihood(tuned) != likelihood(CtxLM(str(base), **arguments))
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_a_quantized_checkpoint_in_every_arm(tmp_path):
     plan = {
         "checkpoints": [{"name": "four", "model_args": {"pretrained": "nano-chat", **NF4}}],

@@ -213,6 +213,7 @@ def own_generation(model: Any, tokenizer: Any, prompt: str) -> str:
     return answer.split(". ")[0]
 
 
+@pytest.mark.slow
 def test_the_command_line_scores_a_real_model_as_computed_by_hand(tmp_path: Path) -> None:
     model, tokenizer = tiny.model("llama", seed=3), tiny.tokenizer()
     model.save_pretrained(tmp_path / "model")

@@ -135,6 +135,7 @@ def test_two_files_are_compared_and_foreign_names_are_no_markup(tmp_path):
     assert "mt_bench: [/red]two (chat) against [red]one (chat): +2.00 ± " in done.out
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_without_paying_twice(tmp_path):
     path = data.write_answers(tmp_path / "out", 40, data=data.write_all(tmp_path / "data", 40))
     verdicts = path.parent / "verdicts.jsonl"

@@ -190,6 +190,7 @@ def test_the_command_of_an_arm_gives_its_scores(shown: Demo, tmp_path: Path) -> 
     assert results["task_hashes"] == expected["task_hashes"]
 
 
+@pytest.mark.slow
 def test_a_second_run_finishes_what_a_killed_one_left(shown: Demo, tmp_path: Path) -> None:
     """Two arms are missing: one wholly, one has lost a file."""
     output = tmp_path / "ctx-demo"

@@ -315,6 +315,7 @@ TWO_PROCESSES = [
 ]
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_file_of_one(scored, tmp_path, data, checkpoint):
     output = tmp_path / "scored.jsonl"
     done = as_process(*TWO_PROCESSES, *command(arguments(data, output, checkpoint)))

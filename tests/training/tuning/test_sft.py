@@ -380,6 +380,7 @@ sft.run(*sys.argv[1:2], sys.argv[2:])
 FULL = pytest.param(None, marks=pytest.mark.slow, id="full")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [pytest.param(tuning.LORA, id="lora"), FULL])
 def test_a_killed_run_continues_to_the_same_end(setting, lora):
     folder, base, data = setting
