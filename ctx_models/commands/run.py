@@ -12,7 +12,6 @@ import typer
 
 from ctx_models import model_names, nano
 from ctx_models.commands import backends, judge, preflight
-from ctx_models.kept import kept_in
 from ctx_models.launched import say_when_ended
 from ctx_models.registry import MODEL, OURS, check_model, register_model
 from ctx_tasks import harness
@@ -130,6 +129,8 @@ def _kept(given: preflight.Given, fresh: bool) -> AbstractContextManager[None]:
     named = given.output_path.suffix == ".json"
     folder = given.output_path.parent if named else given.output_path
     before = set(folder.rglob("*.json"))
+    from ctx_models.kept import kept_in
+
     return kept_in(
         folder / ".answers",
         {"model_args": dict(given.model_args)},
