@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_models.arm import read_arm
 from ctx_tasks import harness
 from ctx_tasks.arm import Arm
@@ -30,7 +30,7 @@ HF: dict[str, Any] = {"device": "cpu", "batch_size": 16, "max_length": 1024, "dt
 
 def questions() -> list[str]:
     """Fifty prompts of different lengths, up to 400 tokens."""
-    arguments = {"pretrained": nano.resolve("nano-chat"), **METADATA}
+    arguments = {"pretrained": model_names.resolve("nano-chat"), **METADATA}
     tasks = harness.task_manager(TASKS, arguments).load(list(TASKS))["tasks"]
     return [task.doc_to_text(doc) for task in tasks.values() for doc in task.eval_docs]
 

@@ -40,12 +40,12 @@ def main(kind: str, file: Path) -> None:
 def plain() -> dict[str, Any]:
     from lm_eval.models.vllm_causallms import VLLM
 
-    from ctx_models import nano
+    from ctx_models import model_names
     from ctx_models.engine.lm import CtxVLLM
 
     texts = asking.questions()[::7]
     ours = generations(CtxVLLM("nano-chat", **IN_PROCESS), texts)
-    theirs = generations(VLLM(nano.resolve("nano-chat"), **IN_PROCESS), texts)
+    theirs = generations(VLLM(model_names.resolve("nano-chat"), **IN_PROCESS), texts)
     return {
         "ours": ours,
         "theirs": theirs,

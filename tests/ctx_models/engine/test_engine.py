@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ctx_models import nano
+from ctx_models import model_names
 from ctx_models.arm import read_arm
 from ctx_models.lm import CtxLM
 from ctx_models.thinking import Thinking
@@ -310,7 +310,7 @@ def test_an_adapter_is_steered(questions, tmp_path):
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_pretrained(nano.resolve("nano-chat"))
+    base = AutoModelForCausalLM.from_pretrained(model_names.resolve("nano-chat"))
     targets = ["q_proj", "v_proj", "embed_tokens"]
     config = LoraConfig(r=4, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(base, config).save_pretrained(tmp_path)
