@@ -83,7 +83,7 @@ def test_auto_gives_the_answers_of_a_fixed_batch_size(alpha):
         assert found["config"]["ctx"]["batch_size"] == "auto"
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.5])
+@pytest.mark.parametrize("alpha", [pytest.param(1.0, marks=pytest.mark.slow), 0.5])
 def test_auto_gives_the_log_likelihoods_of_a_fixed_batch_size(alpha, monkeypatch):
     fixed = evaluate("toy_choice", TOYS, alpha=alpha)
     rows: list[int] = []

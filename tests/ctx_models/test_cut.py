@@ -158,6 +158,7 @@ class TestFrame:
         before = segments[:first].count(Segment.USER)
         assert abs(before - (segments.count(Segment.USER) - before)) <= 1
 
+    @pytest.mark.slow
     def test_runs_plain_and_steered_and_on_choices(self):
         plain, steered = (evaluate(max_length=170, cut="frame", alpha=a) for a in (1.0, 0.5))
         assert column(plain, "cut") == column(steered, "cut")

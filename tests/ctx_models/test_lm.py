@@ -297,6 +297,7 @@ class TestCommandLineMistakes:
         assert done.code == 2
         assert done.err.splitlines()[-1].startswith("ctx-eval: alpha=2.0 is not allowed")
 
+    @pytest.mark.slow
     def test_an_unknown_task_is_named(self):
         done = ctx_eval("run", "--model", "hf-ctx", "--tasks", "nih_recal")
         assert done.code == 2

@@ -71,6 +71,7 @@ class TestAnswers:
             assert prompt[0][0].prefix == "The"
             assert not prompt[0][0].endswith("The")
 
+    @pytest.mark.slow
     def test_steering_of_the_answer_alone_leaves_the_thought(self):
         settings = {"think_end_token": " is", "think_tokens": 30, "alpha": 0.3}
         whole = evaluate(**settings)

@@ -42,7 +42,12 @@ FIRST = {
 }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+QUICK, *OTHERS = PROGRAMS
+
+
+@pytest.mark.parametrize(
+    "name", [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
 def test_the_commit_that_the_hub_served_is_recorded(tmp_path, name):
     split, rows = DATA[name]
     local = tmp_path / "rows.parquet"

@@ -261,6 +261,7 @@ def test_a_begun_arm_needs_a_task_that_begins_the_answer(tmp_path):
         sweep.check(sweep_plan.read(tmp_path / "sweep.yaml"))
 
 
+@pytest.mark.slow
 def test_several_mistakes_are_one_message(tmp_path):
     plan = {**PLAN, "arms": ["cooked", {"alpha": 2}], "tasks": []}
     done = as_process("ctx_models.cli", *command(tmp_path, plan=plan))

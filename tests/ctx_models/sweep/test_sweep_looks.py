@@ -53,6 +53,7 @@ def read_looks(folder: Path) -> dict[str, dict[str, looks.Look]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_arm_says_where_its_answers_looked_on_the_same_documents(swept):
     found = read_looks(swept)
     assert found.keys() == {"raw", "chat, prefix", "chat, α 0.01 constant"}
@@ -64,6 +65,7 @@ def test_every_arm_says_where_its_answers_looked_on_the_same_documents(swept):
         assert totals["chat, α 0.01 constant"].user > totals["chat, prefix"].user
 
 
+@pytest.mark.slow
 def test_a_cell_is_finished_with_what_was_asked_for(swept):
     kept = json.loads(next((swept / "out").rglob("cell.json")).read_text())
     assert any(name.startswith("attention_nano_squad") for name in kept["files"])

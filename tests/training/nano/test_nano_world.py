@@ -133,6 +133,7 @@ def _copied(start: torch.nn.Module) -> float:
     return float((predicted[:, 153:169] == ids[:, 154:170]).float().mean())
 
 
+@pytest.mark.slow
 def test_a_short_pretraining_lowers_the_loss_and_can_be_repeated(corpus: Corpus) -> None:
     torch.set_num_threads(1)
     stages = (pretrain.Stage(128, 6 * pretrain.BATCH_TOKENS / 1e6, 1.0),)

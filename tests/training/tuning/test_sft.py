@@ -36,7 +36,10 @@ def python(*arguments, check=True):
     return done
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+TIED = pytest.param(True, marks=pytest.mark.slow, id="tied")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(False, id="untied"), TIED])
 def tuned(request, tmp_path_factory):
     """A LoRA run, by the steps of `sft.run`, with the model as it was at its end."""
     folder = tmp_path_factory.mktemp("tuned")
