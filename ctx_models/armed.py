@@ -44,6 +44,7 @@ class ArmedLM(TemplateLM):
     arm: Any
     steering: Steering
     thinking: Thinking | None = None
+    max_length: int
     # Whether plain prompts remember their messages, as someone will ask for their segments.
     keeps_messages = False
 
@@ -65,6 +66,26 @@ class ArmedLM(TemplateLM):
     def _steer(self) -> None:
         """Do what the settings of steering need done to a loaded model."""
         raise NotImplementedError
+
+    @property
+    def _thought_tokens(self) -> int:
+        return 0 if self.thinking is None else self.thinking.tokens
+
+    def _require_room(self, room: int) -> None:
+        """Refuse generation arguments that leave no token for a prompt."""
+        if room < 1:
+            raise UserError(
+                f"max_length={self.max_length} leaves no room for a prompt beside a thought of "
+                f"think_tokens={self._thought_tokens} and the answer: lower think_tokens."
+            )
+
+    def _require_no_thought(self) -> None:
+        """Refuse log-likelihoods of a model that thinks."""
+        if self.thinking is not None:
+            raise UserError(
+                "A log-likelihood leaves no room for a thought: leave think_end_token out, or run "
+                "tasks that generate."
+            )
 
     def _check_indicator(self) -> None:
         if self.arm.indicator is not None:

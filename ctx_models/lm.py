@@ -22,9 +22,8 @@ from transformers import StoppingCriteriaList
 
 from ctx_tasks import harness
 from ctx_tasks.answers import Answer, LogLikelihood, Note
-from ctx_tasks.errors import UserError
 
-from . import progress
+from . import progress, unsegmented
 from .arm import ArmSettings
 from .batched import BatchedLM
 from .batches import token_budget
@@ -37,7 +36,6 @@ from .registry import register_model
 from .rows import UserRows
 from .spans import Segment, Segmented, with_response
 from .thinking import Closed, continued
-from .unsegmented import MISSING, where_segmented
 from .window import overlong, read_overlength, shortened
 
 logger = logging.getLogger(__name__)
@@ -75,23 +73,14 @@ class CtxLM(BatchedLM):
     @together
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """HFLM's, with a note to each answer, an empty one to prompts without segments."""
-        return where_segmented(
-            requests,
-            lambda kept: self._answers(kept, disable_tqdm),
-            Answer.of("", MISSING),
-            partial(self.cache_hook.add_partial, "generate_until"),
-        )
+        return unsegmented.texts(self, requests, lambda kept: self._answers(kept, disable_tqdm))
 
     def _answers(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
         """Answers to requests, those of other arguments one after another."""
         window = self.max_length if self.backend == "causal" else None
         for settings in {str(one.args[1]): one.args[1] for one in requests}.values():
             check_generation(settings, window, self.max_gen_toks)
-            if self._room(settings) < 1:
-                raise UserError(
-                    f"max_length={window} leaves no room for a prompt beside a thought of "
-                    f"think_tokens={self._thought_tokens} and the answer: lower think_tokens."
-                )
+            self._require_room(self._room(settings))
         skipped, run = self._left_out(requests, self._prompt_excess)
         answers: dict[int, str] = {
             place: Answer.of("", Note(excess, skipped=True)) for place, excess in skipped.items()
@@ -153,10 +142,6 @@ class CtxLM(BatchedLM):
             return int(self.max_length)
         answer = harness.answer_tokens(settings, self.max_gen_toks)
         return self.max_length - self._thought_tokens - answer
-
-    @property
-    def _thought_tokens(self) -> int:
-        return 0 if self.thinking is None else self.thinking.tokens
 
     def _length(self, text: str) -> int:
         """Tokens of a prompt as it will be run."""
@@ -303,16 +288,9 @@ class CtxLM(BatchedLM):
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """HFLM's, but for prompts that are too long or without segments."""
-        if self.thinking is not None:
-            raise UserError(
-                "A log-likelihood leaves no room for a thought: leave think_end_token out, or run "
-                "tasks that generate."
-            )
-        return where_segmented(
-            requests,
-            lambda kept: self._loglikelihoods(kept, disable_tqdm),
-            LogLikelihood.of((-math.inf, False), MISSING),
-            partial(self.cache_hook.add_partial, "loglikelihood"),
+        self._require_no_thought()
+        return unsegmented.scores(
+            self, requests, lambda kept: self._loglikelihoods(kept, disable_tqdm)
         )
 
     def _loglikelihoods(self, requests: list[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:

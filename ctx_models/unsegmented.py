@@ -9,10 +9,12 @@ before anything is generated.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
-from ctx_tasks.answers import Note
+from ctx_tasks.answers import Answer, LogLikelihood, Note
 from ctx_tasks.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -22,13 +24,26 @@ MOST = 0.01
 
 MISSING = Note(unsegmented=True)
 Made = TypeVar("Made")
+Score = tuple[float, bool]
 
 
 class Unsegmented(str):
     """Why a prompt could not be segmented, in the place of its text, so that samples show it."""
 
 
-def where_segmented(
+def texts(lm: Any, requests: list[Any], run: Callable[[list[Any]], list[str]]) -> list[str]:
+    """Texts that a harness model generates, an empty one to prompts without segments."""
+    keep = partial(lm.cache_hook.add_partial, "generate_until")
+    return _where_segmented(requests, run, Answer.of("", MISSING), keep)
+
+
+def scores(lm: Any, requests: list[Any], run: Callable[[list[Any]], list[Score]]) -> list[Score]:
+    """Log-likelihoods of a harness model, minus infinity for prompts without segments."""
+    keep = partial(lm.cache_hook.add_partial, "loglikelihood")
+    return _where_segmented(requests, run, LogLikelihood.of((-math.inf, False), MISSING), keep)
+
+
+def _where_segmented(
     requests: list[Any],
     run: Callable[[list[Any]], list[Made]],
     missing: Made,

@@ -14,12 +14,12 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from lm_eval.api.model import CacheHook
 from vllm import SamplingParams
 
+from ctx_models import unsegmented
 from ctx_models.fingerprint import check_cache, checkpoint_fingerprint
 from ctx_models.generation import check_generation
 from ctx_models.notes import Ledger, NotedHook
@@ -28,11 +28,9 @@ from ctx_models.registry import register_model
 from ctx_models.rows import no_user_turn
 from ctx_models.spans import with_response
 from ctx_models.thinking import Thinking
-from ctx_models.unsegmented import MISSING, where_segmented
 from ctx_models.window import overlong, read_overlength, shortened
 from ctx_tasks import harness
 from ctx_tasks.answers import Answer, LogLikelihood, Note
-from ctx_tasks.errors import UserError
 
 from . import refusals, wire
 from .loaded import EngineLM
@@ -76,12 +74,7 @@ class CtxVLLM(EngineLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """VLLM's, with a note to each answer, an empty one to prompts without segments."""
-        return where_segmented(
-            requests,
-            lambda kept: self._answers(kept, disable_tqdm),
-            Answer.of("", MISSING),
-            partial(self.cache_hook.add_partial, "generate_until"),
-        )
+        return unsegmented.texts(self, requests, lambda kept: self._answers(kept, disable_tqdm))
 
     def _answers(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
         """Answers to requests, but for prompts that are too long."""
@@ -110,11 +103,7 @@ class CtxVLLM(EngineLM):
         check_generation(settings, self.max_length, self.max_gen_toks)
         if self.steering.active:
             refusals.check_generation(settings)
-        if self._room(settings) < 1:
-            raise UserError(
-                f"max_length={self.max_length} leaves no room for a prompt beside a thought of "
-                f"think_tokens={self._thought_tokens} and the answer: lower think_tokens."
-            )
+        self._require_room(self._room(settings))
 
     def _row(self, text: str, settings: Mapping[str, Any]) -> Row:
         """The tokens of a prompt; what VLLM cuts as well as we do is left to it."""
@@ -131,10 +120,6 @@ class CtxVLLM(EngineLM):
         """Tokens that a thought and generation arguments leave for a prompt."""
         answer = harness.answer_tokens(settings, self.max_gen_toks)
         return int(self.max_length) - self._thought_tokens - answer
-
-    @property
-    def _thought_tokens(self) -> int:
-        return 0 if self.thinking is None else self.thinking.tokens
 
     def _left_out(self, requests: Sequence[Any], excess: Sequence[int]) -> dict[int, int]:
         """Requests to leave out as too long, by place, and by how many tokens they are."""
@@ -209,18 +194,11 @@ class CtxVLLM(EngineLM):
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """VLLM's, but for prompts that are too long or without segments."""
-        if self.thinking is not None:
-            raise UserError(
-                "A log-likelihood leaves no room for a thought: leave think_end_token out, or run "
-                "tasks that generate."
-            )
+        self._require_no_thought()
         if self.steering.active and not all(one.args[0] for one in requests):
             raise no_user_turn()
-        return where_segmented(
-            requests,
-            lambda kept: self._log_likelihoods(kept, disable_tqdm),
-            LogLikelihood.of((-math.inf, False), MISSING),
-            partial(self.cache_hook.add_partial, "loglikelihood"),
+        return unsegmented.scores(
+            self, requests, lambda kept: self._log_likelihoods(kept, disable_tqdm)
         )
 
     def _log_likelihoods(self, requests: list[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
