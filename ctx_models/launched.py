@@ -2,7 +2,7 @@
 
 The harness lets them meet when each has answered its share. One that fails before would leave the
 others waiting, or meet them in another place; so all hear of it, and all fail. One that is killed
-can say nothing: its launcher ends the others, and they say why.
+can say nothing: the others miss it where they meet, or its launcher ends them, and they say why.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
 
 from ctx_models.logs import RANK
 from ctx_tasks.errors import UserError
@@ -78,10 +79,36 @@ def _listen(program: str, ear: socket.socket, _mouth: socket.socket) -> None:
     """Wait for the signal; the other end of the pair lives as long as this does."""
     while signal.SIGTERM not in ear.recv(1):
         pass
+    _end(program)
+
+
+@contextmanager
+def end_when_alone(program: str) -> Iterator[None]:
+    """End as the launcher would when another process is missing where all meet.
+
+    Who waits for a process hears of its death as soon as the launcher does.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if PROCESSES == 1 or not _of_the_wire(error):
+            raise
+        _end(program)
+
+
+def _of_the_wire(error: RuntimeError) -> bool:
+    """Whether processes do not reach each other; Gloo (on CPUs) has no type of its own for it."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "/gloo/" in str(error)
+
+
+def _end(program: str) -> NoReturn:
+    """End this process now: on its way out it would wait for the one that is gone."""
     print(
-        f"{program}: process {RANK} of {PROCESSES} was told to end: another one died, or the whole "
-        "launch was ended. What was answered is kept where results are written; give the same "
-        "command again to go on.",
+        f"{program}: process {RANK} of {PROCESSES} ends: another one died, or the whole launch was "
+        "ended. What was answered is kept where results are written; give the same command again "
+        "to go on.",
         file=sys.stderr,
         flush=True,
     )

@@ -12,7 +12,7 @@ import typer
 
 from ctx_models import model_names, nano
 from ctx_models.commands import backends, judge, preflight
-from ctx_models.launched import say_when_ended
+from ctx_models.launched import end_when_alone, say_when_ended
 from ctx_models.registry import MODEL, OURS, check_model, register_model
 from ctx_tasks import harness
 from ctx_tasks.catalogue import task_folder, tasks
@@ -119,6 +119,7 @@ def evaluate(args: argparse.Namespace) -> None:
             if preflight.known_tasks(given) is None
             else harness.without_defaults()
         )
+        around.enter_context(end_when_alone("ctx-eval"))
         _call(args, given)
 
 

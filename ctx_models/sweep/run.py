@@ -32,7 +32,7 @@ from ctx_models.armed import ArmedLM
 from ctx_models.checkpoint import tokenizer_of
 from ctx_models.commands.entry import first_line
 from ctx_models.kept import kept_in
-from ctx_models.launched import say_when_ended
+from ctx_models.launched import end_when_alone, say_when_ended
 from ctx_models.progress import Progress
 from ctx_models.registry import ON_VLLM, OURS
 from ctx_models.sweep.plan import Cell, Checkpoint, Plan, cells
@@ -178,6 +178,7 @@ def _checkpoint(
             with (
                 bar.evaluation(title(cell), sizes[cell.folder]),
                 logs.cell_log(cell.folder, bar.say, said) as log,
+                end_when_alone("ctx-eval"),
             ):
                 run_cell(model, cell, manager, log)
         except Exception as error:

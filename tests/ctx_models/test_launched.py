@@ -77,7 +77,10 @@ def test_more_processes_than_documents_are_one_sentence(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_run_with_a_sentence_and_it_goes_on(alone, tmp_path):
+@pytest.mark.parametrize("waited_for", [False, True])
+def test_a_process_that_dies_ends_the_run_with_a_sentence_and_it_goes_on(
+    alone, tmp_path, waited_for
+):
     arguments = words(*command(tmp_path, 2, "--limit", "5"))
     process = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 900
@@ -87,10 +90,14 @@ def test_a_process_that_dies_ends_the_run_with_a_sentence_and_it_goes_on(alone, 
         time.sleep(0.01)
     workers = psutil.Process(process.pid).children()
     [second] = [one for one in workers if one.environ().get("RANK") == "1"]
+    second.suspend()
+    while waited_for and kept(tmp_path, 0) < 4:
+        time.sleep(0.1)
+    # Process 0 has answered its three, and then needs process 1: it waits, or is about to.
     second.send_signal(signal.SIGKILL)
     _, said = process.communicate(timeout=300)
     assert process.returncode != 0
-    assert "ctx-eval: process 0 of 2 was told to end: another one died" in said
+    assert "ctx-eval: process 0 of 2 ends: another one died" in said
     done = as_process(*command(tmp_path, 2, "--limit", "5"), **ON_CPUS)
     assert done.code == 0, done.err
     assert "answers of an unfinished run are in" in done.err
@@ -128,7 +135,7 @@ def test_a_process_that_waits_in_foreign_code_says_why_it_ends():
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert said.startswith("ctx-eval: process 2 of 3 was told to end")
+    assert said.startswith("ctx-eval: process 2 of 3 ends: another one died")
 
 
 def environment(**more: str) -> dict[str, str]:
