@@ -159,7 +159,9 @@ class BatchedLM(SteeredLM):
             max_length=max_length,
             pad=self.tokenizer.pad_token_id,
             ended=ended,
-            around=lambda rows: self._steered(None if user is None else user[rows.cpu()]),
+            around=lambda rows, prompt: self._steered(
+                None if user is None else user[rows.cpu(), prompt]
+            ),
         )
 
     def loglikelihood(

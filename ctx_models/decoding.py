@@ -1,9 +1,10 @@
-"""Greedy decoding that leaves out what an answer does not need: finished rows, copies of the cache.
+"""Greedy decoding that leaves out what an answer does not need: padding, finished rows, copies.
 
-transformers runs every row of a batch until the last is done, rows that met a stop string as
-well, and copies all keys and values at every step to put one more behind them. Here the batch goes
-on without the rows that are finished, as soon as they are a fair share of it, and keys and values
-have room for what comes. Both leave every remaining number as it is but for the rounding of another
+transformers runs prompts of every length as long as the longest, and every row of a batch until the
+last is done, rows that met a stop string as well; and it copies all keys and values at every step
+to put one more behind them. Here prompts are read in groups of like length, the batch goes on
+without the rows that are finished as soon as they are a fair share of it, and keys and values have
+room for what comes. All leave every remaining number as it is but for the rounding of another
 batch size, so only float32 is decoded so: in 16 bits that rounding alone changes answers.
 """
 
@@ -21,6 +22,9 @@ from transformers.cache_utils import DynamicLayer
 # The batch goes on without finished rows once one in so many is finished: leaving them out copies
 # the keys and values of the others once.
 _SHARE = 4
+# Prompts are read in groups of so many tokens, or alone: activations of more leave the processor's
+# caches (tests/benchmarks/run.py). In a group the shortest has so much of the longest's length.
+_GROUP, _LIKE = 1024, 0.8
 # Beside these, arguments may ask for what does not go on from a cache as if it had never stopped.
 _ARGUMENTS = {"attention_mask", "do_sample", "temperature"}
 _BY_PROMPT = ("min_new_tokens", "begin_suppress_tokens")
@@ -73,6 +77,17 @@ class _Roomy(DynamicLayer):
         self.keys, self.values = keys[..., :after, :], values[..., :after, :]
         return self.keys, self.values
 
+    def place(self, read: Any, rows: torch.Tensor, tokens: slice, batch: int) -> None:
+        """Take a layer's keys and values of these tokens of these rows; what is left is zero."""
+        if self._stores is None:
+            self.lazy_initialization(read.keys, read.values)
+            size = (batch, read.keys.shape[1], tokens.stop + 1 + self._room)
+            keys, values = (one.new_zeros(*size, one.shape[-1]) for one in (read.keys, read.values))
+            self._stores = keys, values
+            self.keys, self.values = (one[..., : tokens.stop, :] for one in self._stores)
+        for store, found in zip(self._stores, (read.keys, read.values), strict=True):
+            store[rows, :, tokens] = found
+
     def _fits(self, store: torch.Tensor, tokens: int) -> bool:
         """Whether the keys still lie in the store (rows may have been selected since)."""
         assert self.keys is not None
@@ -109,36 +124,27 @@ def greedy(
     max_length: int,
     pad: int,
     ended: Ended,
-    around: Callable[[torch.Tensor], AbstractContextManager[None]],
+    around: Callable[[torch.Tensor, slice], AbstractContextManager[None]],
 ) -> torch.Tensor:
     """What `model.generate` gives, with padding behind rows that are finished.
 
     Args:
         ids, mask: [batch, tokens], padded on the left.
         ended: whether an answer is finished with its last token.
-        around: a context for the forward passes of these rows (numbers into the batch).
+        around: a context for the forward passes of these rows (numbers into the batch), whose
+            prompts are these columns of it.
     """
     prompt = ids.shape[1]
     whole = ids.new_full((len(ids), max_length), pad)
     left = torch.arange(len(ids), device=ids.device)
     cache = _cache(model)
     cache.layers = [_Roomy(max_length - prompt) for _ in cache.layers]
-    named = {_cache_name(model): cache}
-    run: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]
+    _read(model, ids, mask, cache, pad, around)
     longest = prompt
     while len(left) and longest < max_length:
         finished = _Finished(len(left), prompt, ended)
-        with around(left):
-            ids = run(
-                input_ids=ids,
-                attention_mask=mask,
-                max_length=max_length,
-                do_sample=False,
-                stopping_criteria=StoppingCriteriaList([finished]),
-                pad_token_id=pad,
-                use_cache=True,
-                **named,
-            )
+        with around(left, slice(0, prompt)):
+            ids = _generate(model, ids, mask, cache, max_length, pad, finished)
         longest = ids.shape[1]
         whole[left, :longest] = ids
         going = torch.tensor([not done for done in finished.rows], device=ids.device)
@@ -146,6 +152,67 @@ def greedy(
         mask = torch.cat([mask, mask.new_ones(len(left), longest - mask.shape[1])], dim=1)
         cache.batch_select_indices(going.nonzero()[:, 0])
     return whole[:, :longest]
+
+
+def _read(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    cache: DynamicCache,
+    pad: int,
+    around: Callable[[torch.Tensor, slice], AbstractContextManager[None]],
+) -> None:
+    """Fill the cache with all but the last token of prompts that differ in length."""
+    groups = _groups(mask.sum(dim=1))
+    end = ids.shape[1] - 1
+    if len(groups) == 1:
+        return
+    for rows, longest in groups:
+        tokens = slice(end + 1 - longest, end)
+        read = _cache(model)
+        with around(rows, tokens):
+            _generate(model, ids[rows, tokens], mask[rows, tokens], read, longest, pad)
+        for held, found in zip(cache.layers, read.layers, strict=True):
+            assert isinstance(held, _Roomy)
+            held.place(found, rows, tokens, len(ids))
+
+
+def _groups(lengths: torch.Tensor) -> list[tuple[torch.Tensor, int]]:
+    """Rows that are read together, and the tokens of the longest; all where a row has only one."""
+    order = lengths.argsort(descending=True, stable=True)
+    if int(lengths.min()) < 2:
+        return [(order, int(lengths.max()))]
+    groups = []
+    while len(order):
+        longest = int(lengths[order[0]])
+        like = int((lengths[order] >= _LIKE * longest).sum())
+        size = max(1, min(like, _GROUP // longest))
+        groups.append((order[:size], longest))
+        order = order[size:]
+    return groups
+
+
+def _generate(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    cache: DynamicCache,
+    max_length: int,
+    pad: int,
+    *stop: StoppingCriteria,
+) -> torch.Tensor:
+    """`model.generate`, greedily, on from a cache."""
+    run: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]
+    return run(
+        input_ids=ids,
+        attention_mask=mask,
+        max_length=max_length,
+        do_sample=False,
+        stopping_criteria=StoppingCriteriaList(stop),
+        pad_token_id=pad,
+        use_cache=True,
+        **{_cache_name(model): cache},
+    )
 
 
 def _cache(model: PreTrainedModel) -> DynamicCache:

@@ -1,4 +1,4 @@
-"""Greedy decoding without finished rows, against transformers' own."""
+"""Greedy decoding without padding and finished rows, against transformers' own."""
 
 from __future__ import annotations
 
@@ -53,18 +53,22 @@ def texts(tokenizer: Any, rows: torch.Tensor) -> list[str]:
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
-def test_answers_are_those_of_generate_and_finished_rows_are_left_out(model, batch, alpha):
+def test_answers_are_those_of_generate_without_padding_and_finished_rows(model, batch, alpha):
     tokenizer, ids, mask, user = batch
     prompt = ids.shape[1]
     with steer(model, user, alpha=alpha):
         whole = model.generate(
             ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0
         )
+    read: list[int] = []
     ran: list[int] = []
 
-    def around(rows: torch.Tensor) -> Any:
-        ran.append(len(rows))
-        return steer(model, user[rows], alpha=alpha)
+    def around(rows: torch.Tensor, tokens: slice) -> Any:
+        if tokens == slice(0, prompt):
+            ran.append(len(rows))
+        else:
+            read.append(len(rows) * (tokens.stop - tokens.start))
+        return steer(model, user[rows, tokens], alpha=alpha)
 
     def ended(answer: Any) -> bool:
         return answer[-1] == tokenizer.eos_token_id or STOP in tokenizer.decode(answer)
@@ -72,6 +76,8 @@ def test_answers_are_those_of_generate_and_finished_rows_are_left_out(model, bat
     settings = {"max_length": prompt + TOKENS, "pad": 0, "ended": ended, "around": around}
     found = decoding.greedy(model, ids, mask, **settings)
     assert texts(tokenizer, found[:, prompt:]) == texts(tokenizer, whole[:, prompt:])
+    # All but each prompt's last token; groups of like length have little padding.
+    assert int(mask.sum()) - len(TEXTS) <= sum(read) < 1.1 * int(mask.sum()) < 0.9 * mask.numel()
     assert ran[0] == len(TEXTS)
     assert ran[1:] == sorted(ran[1:], reverse=True)
     assert ran[-1] < len(TEXTS)
@@ -90,7 +96,7 @@ def test_a_batch_that_never_finishes_is_generate_s_to_the_token(model, batch):
         max_length=end,
         pad=0,
         ended=lambda answer: False,
-        around=lambda rows: nullcontext(),
+        around=lambda rows, tokens: nullcontext(),
     )
     assert whole.shape[1] == end
     assert found.shape[1] <= end
