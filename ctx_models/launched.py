@@ -28,14 +28,11 @@ _ENDED = 128 + signal.SIGTERM
 
 
 def together(answer: Callable[..., Found]) -> Callable[..., Found]:
-    """A model's method in which what goes wrong in one process goes wrong in all.
-
-    Not with --use_cache, where a process whose answers are all cached does not come here.
-    """
+    """A model's method in which what goes wrong in one process goes wrong in all."""
 
     @functools.wraps(answer)
     def whole(self: Any, *args: Any, **kwargs: Any) -> Found:
-        if self.world_size == 1 or self.cache_hook.dbdict is not None:
+        if _by_itself(self):
             return answer(self, *args, **kwargs)
         failed: Exception | None = None
         try:
@@ -46,6 +43,23 @@ def together(answer: Callable[..., Found]) -> Callable[..., Found]:
         return found
 
     return whole
+
+
+def everyone(model: Any, found: list[Found]) -> list[Found]:
+    """What all processes found, in their order; what this one did, where it is by itself."""
+    if _by_itself(model):
+        return found
+    from accelerate.utils import gather_object
+
+    return list(gather_object(found))
+
+
+def _by_itself(model: Any) -> bool:
+    """Whether the processes of a harness model, if there are more, may not meet.
+
+    With --use_cache a process whose answers are all cached is not asked for any.
+    """
+    return model.world_size == 1 or model.cache_hook.dbdict is not None
 
 
 def _tell(failed: Exception | None) -> None:

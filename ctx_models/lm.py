@@ -29,7 +29,7 @@ from .batched import BatchedLM
 from .batches import token_budget
 from .fingerprint import check_cache, checkpoint_fingerprint
 from .generation import check_generation
-from .launched import together
+from .launched import everyone, together
 from .notes import Ledger, NotedHook
 from .prompts import PromptText, clipped
 from .registry import register_model
@@ -127,9 +127,9 @@ class CtxLM(BatchedLM):
         if self.overlength == "mark":
             return {}, list(range(len(requests)))
         tokens = [excess(one) for one in requests]
-        skipped = overlong(requests, tokens, self.overlength, self._everyone)
+        skipped = overlong(requests, tokens, self.overlength, partial(everyone, self))
         run = [place for place in range(len(requests)) if place not in skipped]
-        return skipped, run + run[-1:] * (max(self._everyone([len(run)])) - len(run))
+        return skipped, run + run[-1:] * (max(everyone(self, [len(run)])) - len(run))
 
     def _prompt_excess(self, request: Any) -> int:
         """Tokens by which a prompt is longer than the room for it."""
@@ -365,7 +365,7 @@ class CtxLM(BatchedLM):
         if self.backend != "causal":
             return super()._detect_batch_size(*args, **kwargs)
         fit = token_budget(self.model, self.device, scored=True) // self.max_length
-        return min(self._everyone([max(1, min(self.max_batch_size, fit))]))
+        return min(everyone(self, [max(1, min(self.max_batch_size, fit))]))
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Attach the answer cache of --use_cache, unless other settings wrote it."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate.utils import gather_object
 from lm_eval.models.huggingface import HFLM
 
 from ctx_tasks.arm import ARGUMENTS, split
@@ -24,8 +23,8 @@ from ctx_tasks.loaded import Loaded, announce
 from . import attention, model_names, nano, quantization
 from .arm import ArmSettings, read_arm
 from .armed import ArmedLM, check_thinking
-from .batches import Item
 from .checkpoint import adapter_tokenizer
+from .launched import everyone
 from .selfcheck import SelfCheck
 from .steering import steer
 from .thinking import Thinking
@@ -156,16 +155,12 @@ class SteeredLM(ArmedLM, HFLM):
             return
         found = [self._selfcheck.plain_padding_error]
         found += [self._selfcheck.steered_padding_error] if self.steering.active else []
-        wrong = list(dict.fromkeys(self._everyone([one for one in found if one])))
+        wrong = list(dict.fromkeys(everyone(self, [one for one in found if one])))
         if wrong:
             self.batch_size_per_gpu = 1
             if self.rank == 0:
                 said = "; ".join(wrong)
                 logger.warning("%s; every prompt is run alone, as with batch_size=1.", said)
-
-    def _everyone(self, found: list[Item]) -> list[Item]:
-        """What all processes found, in their order."""
-        return list(gather_object(found)) if self.world_size > 1 else found
 
     @contextmanager
     def _steered(self, user_mask: torch.Tensor | None) -> Iterator[None]:

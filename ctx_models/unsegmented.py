@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 from ctx_tasks.answers import Answer, LogLikelihood, Note
 from ctx_tasks.errors import UserError
 
+from .launched import everyone
+
 logger = logging.getLogger(__name__)
 
 # The largest share of documents that may be missing.
@@ -34,16 +36,17 @@ class Unsegmented(str):
 def texts(lm: Any, requests: list[Any], run: Callable[[list[Any]], list[str]]) -> list[str]:
     """Texts that a harness model generates, an empty one to prompts without segments."""
     keep = partial(lm.cache_hook.add_partial, "generate_until")
-    return _where_segmented(requests, run, Answer.of("", MISSING), keep)
+    return _where_segmented(lm, requests, run, Answer.of("", MISSING), keep)
 
 
 def scores(lm: Any, requests: list[Any], run: Callable[[list[Any]], list[Score]]) -> list[Score]:
     """Log-likelihoods of a harness model, minus infinity for prompts without segments."""
     keep = partial(lm.cache_hook.add_partial, "loglikelihood")
-    return _where_segmented(requests, run, LogLikelihood.of((-math.inf, False), MISSING), keep)
+    return _where_segmented(lm, requests, run, LogLikelihood.of((-math.inf, False), MISSING), keep)
 
 
 def _where_segmented(
+    lm: Any,
     requests: list[Any],
     run: Callable[[list[Any]], list[Made]],
     missing: Made,
@@ -56,7 +59,7 @@ def _where_segmented(
     Args:
         keep: what is missing, by its arguments: a killed run that goes on counts the rest alone.
     """
-    places = unsegmented(requests)
+    places = _unsegmented(lm, requests)
     if not places:
         return run(requests)
     for place in places:
@@ -66,28 +69,25 @@ def _where_segmented(
     return [missing if place in places else one for place, one in enumerate(found)]
 
 
-def unsegmented(requests: Sequence[Any]) -> set[int]:
+def _unsegmented(lm: Any, requests: Sequence[Any]) -> set[int]:
     """The places of the requests whose prompt could not be segmented.
 
-    Args:
-        requests: the harness's, which know their task and document.
-
     Raises:
-        UserError: more than 1 % of the documents; names the first.
+        UserError: more than 1 % of the documents of all processes; names the first.
     """
     places = {place for place, one in enumerate(requests) if isinstance(one.args[0], Unsegmented)}
-    if not places:
+    here = {_document(requests[place]): str(requests[place].args[0]) for place in sorted(places)}
+    missing = dict(everyone(lm, list(here.items())))
+    if not missing:
         return places
-    first = requests[min(places)]
-    reason = str(first.args[0])
-    missing = dict.fromkeys(_document(requests[place]) for place in sorted(places))
-    total = len({_document(one) for one in requests})
+    first, reason = next(iter(missing.items()))
+    total = sum(everyone(lm, [len({_document(one) for one in requests})]))
     if len(missing) == total:
         raise UserError(reason)
     if len(missing) > MOST * total:
         raise UserError(
             f"{len(missing)} of {total} documents cannot be segmented, more than {MOST:.0%}; the "
-            f"first, {_document(first)}: {reason}"
+            f"first, {first}: {reason}"
         )
     logger.warning(
         "%d of %d documents cannot be segmented and are scored as missing: %s. The first: %s",

@@ -16,6 +16,7 @@ from ctx_models.rescore import Recorded
 from ctx_models.unsegmented import Unsegmented
 from ctx_tasks.errors import UserError
 from tests import tiny
+from tests.commands import as_process
 
 DOCUMENTS = 120
 # A greeting for texts that begin with a date: marks before the text hide that from the template.
@@ -107,6 +108,16 @@ def test_more_than_one_in_a_hundred_end_the_run_before_anything_is_run(checkpoin
     with pytest.raises(UserError, match=f"2 of 120 .* first, document 7 of many_.*: {SENTENCE}"):
         evaluate(checkpoint, kind, (7, 90), lm=lm)
     assert ran == []
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_a_share_of_the_documents_of_all_processes(checkpoint):
+    start = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+    script = ("--main_process_port", "0", "-m", "tests.ctx_models.unsegmented_process", checkpoint)
+    done = as_process(*start, *script, ACCELERATE_USE_CPU="true")
+    assert done.code == 0, done.err
+    # One of the 60 of process 1, which alone would be too many.
+    assert f"missing {1 / DOCUMENTS}" in done.out
 
 
 def test_a_template_that_rewrites_whatever_is_said_is_refused_at_once(checkpoint):
