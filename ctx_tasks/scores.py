@@ -24,6 +24,8 @@ PRIMARY = ("score", "rating", "recall", "contains", "acc")
 # Shares that say how far a score can be trusted: shown beside it, in no place of it unasked.
 BESIDE = ("empty", *NAMES)
 NOT_MEASURED = -1.0
+# No score is as large; squares of such, and sums of those, are no numbers any more.
+LARGEST = 1e100
 _NO_FILTER = "none"
 _MOST_LISTED = 4
 
@@ -145,10 +147,14 @@ def is_number(value: Any) -> bool:
 
 
 def document_scores(metric: str, values: Sequence[Any]) -> np.ndarray:
-    """The scores of documents [n]; NaN for what is no finite number, or was not measured."""
-    numbers = [float(v) if isinstance(v, (int, float)) else math.nan for v in values]
-    found = np.where(np.isfinite(numbers), numbers, math.nan)
+    """The scores of documents [n]; NaN for what is no number to reckon with, or not measured."""
+    found = np.array([_finite(value) for value in values], dtype=float)
     return np.where(found == NOT_MEASURED, math.nan, found) if _is_length(metric) else found
+
+
+def _finite(value: Any) -> float:
+    """A number whose square and sums with others are finite, else NaN."""
+    return float(value) if isinstance(value, (int, float)) and abs(value) < LARGEST else math.nan
 
 
 def over_lengths(metric: Metric, scores: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -25,7 +25,7 @@ from ctx_tasks.coverage import scored
 from ctx_tasks.errors import UserError
 from ctx_tasks.result_files import load
 from ctx_tasks.results import Samples, TaskResult, read_documents, read_runs
-from ctx_tasks.scores import Choice
+from ctx_tasks.scores import Choice, document_scores
 from ctx_tasks.settings import executed
 from ctx_tasks.statistics import cluster_numbers
 
@@ -198,7 +198,7 @@ def _read_baseline(path: Path) -> list[Measurement]:
 
 
 def _unpacked(task: dict[str, Any]) -> Measured:
-    scores = np.array([math.nan if s is None else s for s in task["scores"]], dtype=float)
+    scores = document_scores(task["metric"], task["scores"])
     found = Measured(**{**task, "scores": scores})
     lengths = {len(found.hashes), len(found.clusters), len(found.scores), len(found.answers)}
     if len(lengths) != 1:

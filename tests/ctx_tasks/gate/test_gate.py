@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from xml.etree import ElementTree
 
@@ -212,6 +213,21 @@ def test_cluster_numbers_of_a_baseline_are_checked(tmp_path, baseline, number):
     baseline.write_text(json.dumps(content))
     code, _, err = gate("--baseline", baseline, write(tmp_path / "new", hits(300)))
     assert (code, "clusters are not numbered from 0" in err) == (3, True)
+
+
+@pytest.mark.parametrize("score", [1e308, -1e200, pytest.param(10**400, id="1e400"), "1", math.nan])
+def test_a_score_that_nothing_can_be_reckoned_with_is_none(tmp_path, baseline, score):
+    content = json.loads(baseline.read_text())
+    content["runs"][0]["tasks"][TASK]["scores"][0] = score
+    baseline.write_text(json.dumps(content))
+    code, out, _ = gate("--baseline", baseline, write(tmp_path / "new", hits(300)))
+    assert (code, "1 documents of the baseline have no" in " ".join(out.split())) == (3, True)
+    [file] = write(tmp_path / "old", hits(300)).glob("samples_*")
+    first, rest = file.read_text().split("\n", 1)
+    changed = {key: score if key == "score" else old for key, old in json.loads(first).items()}
+    file.write_text(f"{json.dumps(changed)}\n{rest}")
+    code, _, err = gate("--baseline", tmp_path / "old", tmp_path / "new")
+    assert (code, "not foreseen" in err) == (3, False)
 
 
 def test_a_sample_file_cut_at_a_line_end_is_an_error(tmp_path):
