@@ -39,10 +39,15 @@ _ALLOWED_ELSE = 0.2
 
 
 class SelfCheck:
-    """The check of one loaded model; what it has run is kept."""
+    """The check of one loaded model; what it has run is kept.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Args:
+        device: where its prompts go; a model whose weights are offloaded names another.
+    """
+
+    def __init__(self, model: PreTrainedModel, device: torch.device | None = None) -> None:
         self.model = model
+        self._device = device or model.device
         self._config = model.config.get_text_config()
         embeddings: Any = model.get_input_embeddings()
         self._vocabulary = int(embeddings.weight.shape[0])
@@ -50,7 +55,7 @@ class SelfCheck:
 
     @cached_property
     def _alone(self) -> torch.Tensor:
-        return _logits(self.model, *_batch(self._vocabulary, _TOKENS))
+        return self._logits(*_batch(self._vocabulary, _TOKENS))
 
     @cached_property
     def plain_padding_error(self) -> str | None:
@@ -101,10 +106,28 @@ class SelfCheck:
     def _padded(self, length: int, steered: bool) -> torch.Tensor:
         ids, mask = _batch(self._vocabulary, length)
         if not steered:
-            return _logits(self.model, ids, mask)[-2:]
-        user = (torch.arange(length) % 2 == 0).expand(len(ids), -1).to(self.model.device)
+            return self._logits(ids, mask)[-2:]
+        user = (torch.arange(length) % 2 == 0).expand(len(ids), -1).to(self._device)
         with steer(self.model, user, alpha=_ALPHA):
-            return _logits(self.model, ids, mask)[-2:]
+            return self._logits(ids, mask)[-2:]
+
+    @torch.no_grad()
+    def _logits(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits [batch, steps, vocabulary] of the first generated tokens, always the same ones."""
+        generate: Any = self.model.generate
+        output = generate(
+            input_ids=ids.to(self._device),
+            attention_mask=mask.to(self._device),
+            max_new_tokens=_STEPS,
+            do_sample=False,
+            # Silence what a checkpoint's own sampling settings would be warned about.
+            **dict.fromkeys(["temperature", "top_p", "top_k"]),
+            pad_token_id=0,
+            prefix_allowed_tokens_fn=lambda row, tokens: [int(ids[-1, -1])],
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        return torch.stack([step.float().cpu() for step in output.logits], dim=1)
 
 
 @contextmanager
@@ -139,24 +162,6 @@ def _batch(vocabulary: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     mask[1:, :-_TOKENS] = 0
     ids[1:] = torch.nn.functional.pad(prompts, (length - _TOKENS, 0))
     return ids, mask
-
-
-@torch.no_grad()
-def _logits(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Logits [batch, steps, vocabulary] of the first generated tokens, the same ones every time."""
-    output = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=_STEPS,
-        do_sample=False,
-        # Silence what a checkpoint's own sampling settings would be warned about.
-        **dict.fromkeys(["temperature", "top_p", "top_k"]),
-        pad_token_id=0,
-        prefix_allowed_tokens_fn=lambda row, tokens: [int(ids[-1, -1])],
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    return torch.stack([step.float().cpu() for step in output.logits], dim=1)
 
 
 def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -41,8 +41,9 @@ SAME: dict[str, tuple[str, tuple[Any, ...]]] = {
     "an end token without thinking": ("think_end_token=</think>,enable_thinking=False", ()),
     "overlength": ("overlength=refuse", ()),
     "cut": ("cut=frame", ()),
-    # Without GPUs nothing else has room for a layer.
-    "parallelize": ("parallelize=True,max_cpu_memory=4GiB", ()),
+    # Without GPUs all layers are on the disk, or in memory that is said to have room for them.
+    "parallelize": ("parallelize=True", ()),
+    "parallelize in memory": ("parallelize=True,max_cpu_memory=4GiB", ()),
     "an adapter that adds nothing": ("peft={adapter}", ()),
     "a delta that adds nothing": ("delta={delta}", ()),
 }
