@@ -2,7 +2,8 @@
 
 Run: `PYTHONPATH=. python tests/benchmarks/run.py [--model FOLDER] [--max-length 2000]`
 
-The needle test in processes of their own, in turns: hf, hf-ctx at alpha 1, hf-ctx at alpha 0.9.
+The needle test and 100 questions, in processes of their own, in turns: hf, hf-ctx at alpha 1,
+hf-ctx at alpha 0.9.
 What is compared is the processor time of one thread, start and all, which other programs on the
 machine disturb least; the least of the rounds counts. The answers at alpha 1 must be hf's.
 
@@ -31,7 +32,8 @@ from tests import real_models
 
 # Ratios of processor time: alpha 1 to hf, and alpha 0.9 to alpha 1.
 PLAIN, STEERED = 0.8, 1.05
-TASK = "nih_recall"
+TASKS = ("nih_recall", "prose_squad_contains", "prose_quac_contains")
+QUESTIONS = 50
 
 
 def command(kind: str, args: argparse.Namespace, output: Path) -> list[str]:
@@ -39,10 +41,11 @@ def command(kind: str, args: argparse.Namespace, output: Path) -> list[str]:
     model, alpha = ("hf", "") if kind == "hf" else ("hf-ctx", f",alpha={kind}")
     start = ["lm_eval", "run"] if kind == "hf" else ["ctx_models", "run"]
     grid = {"max_length": args.max_length, "lengths": args.lengths, "depths": args.depths}
+    settings = json.dumps({**grid, "questions": QUESTIONS})
     return [
-        *(sys.executable, "-m", *start, "--model", model, "--tasks", TASK),
+        *(sys.executable, "-m", *start, "--model", model, "--tasks", ",".join(TASKS)),
         *("--model_args", f"pretrained={args.model},dtype={args.dtype}{alpha}"),
-        *("--include_path", str(task_folder()), "--metadata", json.dumps(grid)),
+        *("--include_path", str(task_folder()), "--metadata", settings),
         *("--apply_chat_template", "--batch_size", str(args.batch_size), "--device", "cpu"),
         *("--log_samples", "--output_path", str(output)),
     ]
@@ -59,11 +62,14 @@ def timed(arguments: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def samples(output: Path) -> dict[int, Any]:
-    """The newest answers, by document."""
-    path = max(output.rglob(f"samples_{TASK}_*.jsonl"))
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return {row["doc_id"]: row for row in rows}
+def samples(output: Path) -> dict[tuple[str, int], Any]:
+    """The newest answers, by task and document."""
+    found = {}
+    for task in TASKS:
+        path = max(output.rglob(f"samples_{task}_2*.jsonl"))
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        found |= {(task, row["doc_id"]): row for row in rows}
+    return found
 
 
 def floor(model: str, prompts: list[str], answers: list[str]) -> float:
@@ -108,7 +114,7 @@ def main() -> None:
     args = parser.parse_args()
     args.model = args.model or str(real_models.checkpoint(real_models.SMOLLM2))
     best: dict[str, float] = {}
-    found: dict[str, dict[int, Any]] = {}
+    found: dict[str, dict[tuple[str, int], Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.rounds):
             for kind in ("hf", "1.0", "0.9"):
