@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +106,33 @@ def test_steering_moves_answers(shown: Demo) -> None:
     }
     assert any(answers[one] != answers[CHAT] for one in NANO.steered)
     assert any(answers[one.begun] != answers[CHAT.begun] for one in NANO.steered)
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_and_ends_as_if_nothing_had_been(shown: Demo, tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; from ctx_models.demo import run;"
+        "from ctx_models.demo.families import NANO; import sys, json;"
+        "run.run(NANO, Path(sys.argv[1]), json.loads(sys.argv[2]))"
+    )
+    output = tmp_path / "ctx-demo"
+    for arms in (1, 9):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(output), json.dumps(SMALL)],
+            stderr=subprocess.DEVNULL,
+        )
+        while len(list(output.glob("*/[!.]*/cell.json"))) < arms:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in output.glob("*/[!.]*/cell.json")}
+    rows = demo.run(NANO, output, SMALL)
+    assert len(kept) < len(rows)
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    for row, other in zip(rows, shown.rows, strict=True):
+        assert row.setup == other.setup
+        assert row.samples == other.samples
 
 
 def test_the_table_fits_80_characters_and_names_every_arm(shown: Demo) -> None:
