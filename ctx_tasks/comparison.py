@@ -23,6 +23,7 @@ from ctx_tasks.errors import UserError, few
 from ctx_tasks.intervals import Clustering
 from ctx_tasks.reach import unsaid
 from ctx_tasks.results import Run, Samples, TaskResult, read_documents
+from ctx_tasks.signs import sign_flip
 from ctx_tasks.statistics import (
     Difference,
     cut_apart,
@@ -30,7 +31,6 @@ from ctx_tasks.statistics import (
     paired_changes,
     paired_difference,
     paired_places,
-    sign_flip,
 )
 
 

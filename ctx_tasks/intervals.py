@@ -38,6 +38,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from ctx_tasks import signs
+
 Array = np.ndarray
 # Fewer than these are no sample of the clusters there might be.
 FEW_CLUSTERS = 10
@@ -93,6 +95,11 @@ class Clustering:
         """Clusters of one size that would tell as much: all of them, or fewer if some dominate."""
         return self.n / self.largest_effect
 
+    @property
+    def few(self) -> bool:
+        """Whether these are no sample of the clusters there might be."""
+        return self.evenly < FEW_CLUSTERS
+
     def sums(self, values: Array) -> Array:
         """Sums of `values` [..., n] by cluster [..., G]."""
         return np.add.reduceat(values[..., self.order], self.starts, axis=-1)
@@ -146,7 +153,8 @@ def change_interval(
 
     Student's t interval says whether there is a change; how large it may be, Tango's score interval
     says as well, because after a few flips the t interval ends too early on the far side. Where all
-    changes are equal there is nothing for t to go by.
+    changes are equal there is nothing for t to go by; where clusters are few or one dominates, the
+    randomisation of signs says as well whether there is a change.
     """
     quantile = float(stats.t.ppf((1 + level) / 2, clustering.freedom))
     mean, reach = changes.mean(axis=-1), quantile * clustering.error(changes)
@@ -154,9 +162,17 @@ def change_interval(
     least, most = tango(changes, effective, quantile, largest)
     equal = changes.min(axis=-1) == changes.max(axis=-1)
     low, high = mean - reach, mean + reach
-    low = np.where((low > 0) & ~equal, low, np.minimum(low, least))
-    high = np.where((high < 0) & ~equal, high, np.maximum(high, most))
+    up, down = (_found(sign * changes, clustering, (1 - level) / 2) for sign in (1, -1))
+    low = np.where((low > 0) & ~equal, low, np.maximum(np.minimum(low, least), up))
+    high = np.where((high < 0) & ~equal, high, np.minimum(np.maximum(high, most), -down))
     return low, high
+
+
+def _found(changes: Array, clustering: Clustering, outside: float) -> Array:
+    """From where on means are held that the signs of few clusters do not refuse [...]."""
+    if not clustering.few:
+        return np.full(changes.shape[:-1], -np.inf)
+    return signs.least(clustering.sums(changes), clustering.sizes, outside)
 
 
 def wilson(share: Array, variance: Array, n: Array, quantile: float) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ def unsaid(clustering: Clustering, tolerated: float = 1.0) -> str:
         tolerated: the share of clusters that may fall as a whole, unseen: a gate's margin.
     """
     count = clustering.count
-    if clustering.evenly < FEW_CLUSTERS:
+    if clustering.few:
         unequal = f", as good as {int(clustering.evenly)} of one size"
         return (
             f"the documents lie in {count} clusters (needles or passages)"

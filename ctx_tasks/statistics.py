@@ -25,11 +25,6 @@ CONFIDENCE = 0.95
 # Scales of metrics that do not go from 0 to 1.
 SCALES = {"rating": (1.0, 10.0)}
 _NORMAL = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-# Up to so many clusters all signs are tried, else so many draws.
-_MOST_EXACT = 16
-_DRAWS = 9_999
-# Bounds the memory of a test: this many signs are held at a time.
-_SIGNS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -259,39 +254,6 @@ def _satterthwaite(errors: Sequence[float], freedoms: Sequence[float]) -> float:
 
 
 # ---- tests ---------------------------------------------------------------------------------------
-
-
-def sign_flip(changes: np.ndarray, clusters: np.ndarray) -> float:
-    """Two-sided p of as large a mean change if whole clusters change up or down alike.
-
-    Fisher's randomisation of signs over the clusters' sums, all of them for up to 16 clusters that
-    changed, else 9,999 draws, seeded, that count the sums themselves as one more draw. Where all
-    sums are of one size (questions of their own passages that flipped) it is the exact sign test,
-    McNemar's.
-    """
-    sums = np.bincount(clusters, weights=changes)
-    sums = sums[np.abs(sums) > 1e-9]
-    if not len(sums):
-        return 1.0
-    if np.allclose(np.abs(sums), abs(sums[0])):
-        return float(stats.binomtest(int((sums > 0).sum()), len(sums)).pvalue)
-    # A tie is as large, whatever its last digit.
-    reached = abs(float(sums.sum())) - 1e-9
-    if len(sums) <= _MOST_EXACT:
-        bits = np.arange(2 ** (len(sums) - 1))[:, None] >> np.arange(len(sums)) & 1
-        return float((np.abs((1 - 2 * bits) @ sums) >= reached).mean())
-    return (1 + _as_large(sums, reached)) / (1 + _DRAWS)
-
-
-def _as_large(sums: np.ndarray, reached: float) -> int:
-    """In how many of the draws of signs the sum is at least `reached` from zero."""
-    rng = np.random.default_rng(0)
-    rows = max(_SIGNS_AT_ONCE // len(sums), 1)
-    found = 0
-    for start in range(0, _DRAWS, rows):
-        signs = rng.integers(2, size=(min(rows, _DRAWS - start), len(sums)), dtype=np.int8)
-        found += int((np.abs((1.0 - 2.0 * signs) @ sums) >= reached).sum())
-    return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

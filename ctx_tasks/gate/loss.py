@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from ctx_tasks import signs
 from ctx_tasks.intervals import Array, Clustering, effective_for_rare, tango
 
 LEVEL = 0.05
@@ -49,7 +50,9 @@ def paired_loss(
     clustering = Clustering.of(clusters)
     found = bounds(losses, clustering, largest, bounded)
     mean, error, low, high = (float(value) for value in found)
-    p = float(p_beyond(found[0], found[1], margin, clustering))
+    if clustering.few:
+        low = max(low, float(signs.least(clustering.sums(losses), clustering.sizes, LEVEL)))
+    p = float(p_beyond(losses, found[0], found[1], margin, clustering))
     return Loss(mean, error, low, high, p, clustering.n, clustering.count)
 
 
@@ -70,6 +73,15 @@ def bounds(
     return mean, error, low, high
 
 
-def p_beyond(mean: Array, error: Array, margin: float, clustering: Clustering) -> Array:
-    """p of as large a mean loss if the true one were the margin."""
-    return np.asarray(stats.t.sf((mean - margin) / error, clustering.freedom))
+def p_beyond(
+    losses: Array, mean: Array, error: Array, margin: float, clustering: Clustering
+) -> Array:
+    """p [...] of as large a mean of `losses` [..., n] if the true one were the margin.
+
+    Args:
+        mean, error: as `bounds` gives them, [...].
+    """
+    by_t = np.asarray(stats.t.sf((mean - margin) / error, clustering.freedom))
+    if not clustering.few:
+        return by_t
+    return np.minimum(by_t, signs.p_above(clustering.sums(losses), clustering.sizes, margin))

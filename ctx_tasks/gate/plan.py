@@ -234,7 +234,7 @@ class _Gate:
             trials = min(each, _TRIALS - begin)
             losses = self._losses(rng, trials, numbers, loss)
             mean, error, _, high = bounds(losses, clustering, largest, self.bounded)
-            said.append(says(p_beyond(mean, error, self.margin, clustering), high))
+            said.append(says(p_beyond(losses, mean, error, self.margin, clustering), high))
         return float(np.concatenate(said).mean())
 
     def _losses(

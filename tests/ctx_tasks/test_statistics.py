@@ -11,6 +11,7 @@ from scipy import stats
 from ctx_tasks.errors import UserError
 from ctx_tasks.intervals import Clustering, tango
 from ctx_tasks.results import Samples
+from ctx_tasks.signs import sign_flip
 from ctx_tasks.statistics import (
     Difference,
     Estimate,
@@ -22,7 +23,6 @@ from ctx_tasks.statistics import (
     independent_difference,
     mean_difference,
     paired_difference,
-    sign_flip,
 )
 
 

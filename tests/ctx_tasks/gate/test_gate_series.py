@@ -93,8 +93,9 @@ def alarms(rng, trials: int, commits: int, levels) -> float:
 
     baseline, alarmed = scores(), np.zeros(trials, bool)
     for place in range(1, commits + 1):
-        mean, error, *_ = bounds(baseline - scores(), clustering)
-        alarmed |= p_beyond(mean, error, 0.0, clustering) < levels(place)
+        losses = baseline - scores()
+        mean, error, *_ = bounds(losses, clustering)
+        alarmed |= p_beyond(losses, mean, error, 0.0, clustering) < levels(place)
     return float(alarmed.mean())
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from ctx_tasks.gate.loss import LEVEL, bounds, p_beyond
+from ctx_tasks.gate.loss import LEVEL, bounds, p_beyond, paired_loss
 from ctx_tasks.intervals import Clustering
 from tests.ctx_tasks.simulation import (
     NEEDLES,
@@ -46,7 +47,7 @@ def outcomes(
     for _ in range(tasks):
         losses = -changes(rng, trials, numbers, up, down, **how)
         mean, error, _, high = bounds(losses, clustering)
-        least = np.minimum(least, p_beyond(mean, error, margin, clustering))
+        least = np.minimum(least, p_beyond(losses, mean, error, margin, clustering))
         passes &= high <= margin
     # Holm's correction of the smallest p.
     fails = least * tasks < LEVEL
@@ -109,6 +110,23 @@ def test_a_loss_at_the_margin_seldom_passes(n, shape, most):
         for graded in (False, True):
             passed = wrong_passes(cluster_numbers(n, shape), flips, most, graded=graded)
             assert passed <= most + noise(most), (flips, graded, passed)
+
+
+@pytest.mark.parametrize("shape", ["dominant", "8 needles"])
+def test_few_clusters_that_fall_as_a_whole_are_found_by_their_signs(shape):
+    """Losses of 6 points beside as many flips again, of which the t bound alone finds half."""
+    numbers, rng = cluster_numbers(400, shape), np.random.default_rng(6)
+    clustering = Clustering.of(numbers)
+    losses = -changes(rng, 500, numbers, 0.02, 0.08)
+    mean, error, *_ = bounds(losses, clustering)
+    by_t = stats.t.sf(mean / error, clustering.freedom) < LEVEL
+    found = p_beyond(losses, mean, error, 0.0, clustering) < LEVEL
+    assert found.mean() > by_t.mean() + 0.15
+    for row in np.flatnonzero(found & ~by_t)[:5]:
+        loss = paired_loss(losses[row], numbers, 0.0)
+        assert loss.low > 0
+        assert loss.p < LEVEL
+        assert paired_loss(losses[row], numbers, loss.low + 1e-4).p >= LEVEL
 
 
 @pytest.mark.slow
