@@ -68,6 +68,24 @@ def test_the_leaderboard_shows_the_reporting_half_alone(tuned):
     assert done.code == 0, done.err
 
 
+@pytest.mark.slow
+def test_a_group_is_a_price_over_all_its_documents(tmp_path):
+    """As `mmlu` is: documents count alike, whatever the size of their task."""
+    tasks = ("squad", "quac", "drop")
+    group = ",".join(f"nano_{name}_contains=1" for name in tasks)
+    prices = [word for one in group.split(",") for word in ("--at-most", one)]
+    whole = ("--at-most", "nano_context_awareness=1")
+    done = tune(tmp_path, "--instruction", "none", *prices, *whole)
+    assert done.code == 0, done.err
+    [candidate] = outcome(tmp_path)["candidates"]
+    losses = candidate["losses"]
+    found = losses["nano_context_awareness"]
+    parts = [losses[f"nano_{name}_contains"] for name in tasks]
+    # The needle test is the fourth: four cells, halved.
+    assert 0 < found["n"] - sum(part["n"] for part in parts) < 4
+    assert found["low"] <= found["mean"] <= found["high"]
+
+
 def test_choosing_and_reporting_share_no_document(tuned):
     folder, _ = tuned
     chosen, reported = set(), set()
