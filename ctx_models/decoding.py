@@ -22,9 +22,9 @@ from transformers.cache_utils import DynamicLayer
 # The batch goes on without finished rows once one in so many is finished: leaving them out copies
 # the keys and values of the others once.
 _SHARE = 4
-# Prompts are read in groups of so many tokens, or alone: activations of more leave the processor's
+# Prompts are read in groups of so many tokens, or alone: on a CPU, activations of more leave its
 # caches (tests/benchmarks/run.py). In a group the shortest has so much of the longest's length.
-_GROUP, _LIKE = 1024, 0.8
+_ON_CPU, _ELSEWHERE, _LIKE = 1024, 16_384, 0.8
 # Beside these, arguments may ask for what does not go on from a cache as if it had never stopped.
 _ARGUMENTS = {"attention_mask", "do_sample", "temperature"}
 _BY_PROMPT = ("min_new_tokens", "begin_suppress_tokens")
@@ -162,7 +162,7 @@ def _read(
     pad: int,
     around: Callable[[torch.Tensor, slice], AbstractContextManager[None]],
 ) -> None:
-    """Fill the cache with all but the last token of prompts that differ in length."""
+    """Fill the cache with all but the last token of the prompts, where they are several groups."""
     groups = _groups(mask.sum(dim=1))
     end = ids.shape[1] - 1
     if len(groups) == 1:
@@ -182,11 +182,12 @@ def _groups(lengths: torch.Tensor) -> list[tuple[torch.Tensor, int]]:
     order = lengths.argsort(descending=True, stable=True)
     if int(lengths.min()) < 2:
         return [(order, int(lengths.max()))]
+    most = _ON_CPU if lengths.device.type == "cpu" else _ELSEWHERE
     groups = []
     while len(order):
         longest = int(lengths[order[0]])
         like = int((lengths[order] >= _LIKE * longest).sum())
-        size = max(1, min(like, _GROUP // longest))
+        size = max(1, min(like, most // longest))
         groups.append((order[:size], longest))
         order = order[size:]
     return groups
