@@ -51,7 +51,8 @@ def paired_loss(
     found = bounds(losses, clustering, largest, bounded)
     mean, error, low, high = (float(value) for value in found)
     if clustering.few:
-        low = max(low, float(signs.least(clustering.sums(losses), clustering.sizes, LEVEL)))
+        least = float(signs.least(clustering.sums(losses), clustering.sizes, LEVEL))
+        low = max(low, min(least, mean))
     p = float(p_beyond(losses, found[0], found[1], margin, clustering))
     return Loss(mean, error, low, high, p, clustering.n, clustering.count)
 
