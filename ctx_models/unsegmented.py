@@ -64,6 +64,8 @@ def _where_segmented(
         return run(requests)
     for place in places:
         keep(requests[place].args, missing)
+    if len(places) == len(requests):
+        raise UserError("A process has no document that can be segmented: start fewer processes.")
     other = next(one for place, one in enumerate(requests) if place not in places)
     found = run([other if place in places else one for place, one in enumerate(requests)])
     return [missing if place in places else one for place, one in enumerate(found)]

@@ -79,12 +79,12 @@ def test_a_single_gate_says_what_its_five_percent_are(tmp_path, baseline):
     assert "those of one gate" in " ".join(out.split())
 
 
-def alarms(rng, trials: int, commits: int, levels) -> float:
+def alarms(rng, trials: int, commits: int, levels, shape: int | str = 5) -> float:
     """Share of series without any change in which some commit is called a regression.
 
     One document in ten is hit or miss by chance, in every run anew.
     """
-    numbers = cluster_numbers(N, 5)
+    numbers = cluster_numbers(N, shape)
     clustering = Clustering.of(numbers)
     drawn = draws(rng, trials, numbers)
 
@@ -105,3 +105,5 @@ def test_two_hundred_commits_raise_a_false_alarm_in_at_most_five_percent_of_seri
     assert alarms(rng, 500, 200, level) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 500)
     # Each at the level of one gate they do so often.
     assert alarms(rng, 200, 20, lambda _: LEVEL) > 0.2
+    # Few clusters, which a second test is held to as well.
+    assert alarms(rng, 200, 200, level, "8 needles") <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 200)

@@ -86,7 +86,7 @@ def test_no_change_fails_in_at_most_six_of_a_hundred_trials(n, shape):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [1, 5])
+@pytest.mark.parametrize("shape", [1, 5, "dominant", "8 needles"])
 @pytest.mark.parametrize("n", [400, 1000])
 def test_four_tasks_together_fail_no_more_often_than_one(n, shape):
     failed = false_fails(cluster_numbers(n, shape), 0.05, [TASKS], tasks=TASKS)
