@@ -11,7 +11,7 @@ batch size, so only float32 is decoded so: in 16 bits that rounding alone change
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -222,7 +222,10 @@ def _cache(model: PreTrainedModel) -> DynamicCache:
 
 def _cache_name(model: PreTrainedModel) -> str:
     """What `generate` calls a cache; transformers renames `past_key_values` to `cache`."""
-    # An adapter's wrapper takes anything.
+    return "cache" if "cache" in forward_arguments(model) else "past_key_values"
+
+
+def forward_arguments(model: torch.nn.Module) -> Collection[str]:
+    """The names of what a model's forward pass takes; an adapter's wrapper takes anything."""
     inner = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
-    names = inspect.signature(inner.forward).parameters
-    return "cache" if "cache" in names else "past_key_values"
+    return inspect.signature(inner.forward).parameters

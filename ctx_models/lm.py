@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers import StoppingCriteriaList
 from ctx_tasks import harness
 from ctx_tasks.answers import Answer, LogLikelihood, Note
 
-from . import progress, unsegmented
+from . import last_logits, progress, unsegmented
 from .arm import ArmSettings
 from .batched import BatchedLM
 from .batches import token_budget
@@ -59,6 +60,8 @@ class CtxLM(BatchedLM):
         self._ledger = Ledger(stripped=self.thinking is not None)
         # Tokens that pairs of context and continuation lost before HFLM sees them.
         self._lost: dict[tuple[str, str], int] = {}
+        # Of a batch of log-likelihoods, the columns at the right that its continuations are in.
+        self._read_columns = 0
         super().set_cache_hook(NotedHook(CacheHook(None), self._ledger))
         harness.watch_answers()
 
@@ -339,6 +342,7 @@ class CtxLM(BatchedLM):
                 for pair, *tokens in batch
             ]
             size = len(batch) if self.backend == "causal" else override_bs
+            self._read_columns = last_logits.needed([pair for _, *pair in batch], self.max_length)
             found = super(CtxLM, self)._loglikelihood_tokens(batch, True, size)
             return [LogLikelihood.of(one, note) for one, note in zip(found, notes, strict=True)]
 
@@ -357,7 +361,9 @@ class CtxLM(BatchedLM):
         for row, ids in enumerate(inps.cpu().numpy().astype(np.int32)):
             found = self._rows.mask(ids)
             user[row, : len(found)] = torch.from_numpy(found)
-        with self._steered(user):
+        causal = self.backend == "causal"
+        leave_out = last_logits.only(self.model, self._read_columns) if causal else nullcontext()
+        with self._steered(user), leave_out:
             return super()._model_call(inps, *args, **kwargs)
 
     def _detect_batch_size(self, *args: Any, **kwargs: Any) -> int:
