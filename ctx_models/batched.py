@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,52 +20,11 @@ from ctx_tasks import harness
 from . import decoding, progress
 from .batches import in_batches, in_fixed_batches, token_budget
 from .fingerprint import checkpoint_fingerprint
-from .kept import Answers, Kept, digest, opened
+from .kept import Answers, Kept, opened
 from .launched import together
 from .progress import Done
-from .prompts import PromptText
 from .steered import SteeredLM
-
-Run = Callable[[list[Any]], Answers]
-
-
-@dataclass
-class _Work:
-    """Requests of one kind.
-
-    Attributes:
-        digests: what each is known by where answers are kept.
-        rows: places of requests, those together that the model answers by one row.
-        answer: gives the answers to the requests of one batch.
-        done: told how many are answered.
-    """
-
-    requests: Sequence[Any]
-    digests: list[str]
-    rows: list[list[int]]
-    answer: Run
-    done: Done
-
-    def batch(self, rows: Sequence[list[int]], kept: Kept) -> list[list[Any]]:
-        """The answers to each of these rows: kept ones, or made and kept."""
-        places = [place for row in rows for place in row]
-        digests = [self.digests[place] for place in places]
-        known = kept.has(digests)
-        asked = [self.requests[place] for place in places]
-        answers = iter(kept.batch(digests, lambda: self.answer(asked)))
-        self.done(len(places), kept=known)
-        return [[next(answers) for _ in row] for row in rows]
-
-    def known(self, rows: Sequence[list[int]], kept: Kept) -> int | None:
-        """How many of these rows are the next kept batch."""
-        count = kept.size([self.digests[place] for row in rows for place in row])
-        return count and next(n for n in range(1, count + 1) if sum(map(len, rows[:n])) >= count)
-
-    def in_order(self, answers: Sequence[list[Any]]) -> Answers:
-        """The answers to the rows as answers to the requests."""
-        pairs = zip(self.rows, answers, strict=True)
-        by_place = {p: one for row, found in pairs for p, one in zip(row, found, strict=True)}
-        return [by_place[place] for place in range(len(self.requests))]
+from .work import Run, Work, documents, request_digest
 
 
 class BatchedLM(SteeredLM):
@@ -87,7 +45,7 @@ class BatchedLM(SteeredLM):
         if not requests:
             return []
         rows = [[place] for place in range(len(requests))]
-        work = _Work(requests, [_digest(*one.args) for one in requests], rows, answer, done)
+        work = Work(requests, [request_digest(*one.args) for one in requests], rows, answer, done)
         with self._keeping(requests[0].args[1]) as kept:
             return self._run(
                 work, kept, lambda: [self._order(one.args[0]) for one in requests], needed
@@ -95,7 +53,7 @@ class BatchedLM(SteeredLM):
 
     def _run(
         self,
-        work: _Work,
+        work: Work,
         kept: Kept,
         order: Callable[[], list[Any]],
         needed: Callable[[], list[int]],
@@ -190,13 +148,13 @@ class BatchedLM(SteeredLM):
         """
         rows = _rows(requests, shared=self.backend == "causal" and self.logits_cache)
         longest = [_longest(requests, row) for row in rows]
-        digests = [_digest(*one) for one in requests]
+        digests = [request_digest(*one) for one in requests]
         with (
             progress.requests(len(requests), self._documents, "loglikelihood", quiet) as done,
             self._keeping() as kept,
         ):
             return self._run(
-                _Work(requests, digests, rows, answer, done),
+                Work(requests, digests, rows, answer, done),
                 kept,
                 lambda: [(-len(tokens), tokens) for tokens in longest],
                 lambda: [min(len(tokens) - 1, self.max_length) for tokens in longest],
@@ -205,7 +163,7 @@ class BatchedLM(SteeredLM):
 
     def _evaluated(self, requests: Sequence[Any]) -> int:
         """How many documents all processes evaluate with their shares of such requests."""
-        return len({(one.task_name, one.doc_id) for one in requests}) * self.world_size
+        return documents(requests) * self.world_size
 
     def _keeping(self, settings: Mapping[str, Any] | None = None) -> AbstractContextManager[Kept]:
         """The kept answers, of requests with these generation arguments."""
@@ -234,13 +192,6 @@ class BatchedLM(SteeredLM):
             "generation_config": None if generation is None else generation.to_dict(),
             "versions": {name: importlib.metadata.version(name) for name in packages},
         }
-
-
-def _digest(prompt: Any, *parts: Any) -> str:
-    """Of a request whose first part is a prompt, or a pair that begins with one."""
-    text = prompt[0] if isinstance(prompt, tuple) else prompt
-    marks = (text.rendered, text.prefix) if isinstance(text, PromptText) else ()
-    return digest(prompt, marks, *parts)
 
 
 def _rows(requests: Sequence[Any], shared: bool) -> list[list[int]]:

@@ -130,6 +130,11 @@ class Kept:
         self._batches = {line["batch"]: line for line in found}
         self._sizes = {line["first"]: len(line["answers"]) for line in found}
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept."""
+        return self._journal is not None
+
     def has(self, requests: Sequence[str]) -> bool:
         """Whether the answers to this batch of requests (digests) are kept."""
         return _whole(requests) in self._batches

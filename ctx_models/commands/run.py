@@ -13,7 +13,7 @@ import typer
 from ctx_models import model_names, nano
 from ctx_models.commands import backends, judge, preflight
 from ctx_models.launched import end_when_alone, say_when_ended
-from ctx_models.registry import MODEL, OURS, check_model, register_model
+from ctx_models.registry import OURS, check_model, register_model
 from ctx_tasks import harness
 from ctx_tasks.catalogue import task_folder, tasks
 from ctx_tasks.errors import UserError
@@ -125,7 +125,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def _kept(given: preflight.Given, fresh: bool) -> AbstractContextManager[None]:
     """Answers are kept beside the results, until those are written."""
-    if given.model != MODEL or given.output_path is None:
+    if given.model not in OURS or given.output_path is None:
         return nullcontext()
     named = given.output_path.suffix == ".json"
     folder = given.output_path.parent if named else given.output_path

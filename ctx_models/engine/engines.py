@@ -36,6 +36,9 @@ class Engines(Protocol):
     def ask(self, method: str, *arguments: Any) -> list[Any]:
         """What a method of `worker.Extension` returns, from every worker of every engine."""
 
+    def forget(self) -> None:
+        """Empty the prefix caches; nothing may be running."""
+
 
 def _run(engine: LLM, prompts: Prompts, params: Any, lora: Any, progress: bool) -> list[Any]:
     asked = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
@@ -64,6 +67,10 @@ class Here:
         found: list[Any] = self._engine.collective_rpc(method, args=arguments)
         return found
 
+    def forget(self) -> None:
+        """As `Engines.forget`."""
+        self._engine.reset_prefix_cache()
+
 
 class Replica:
     """An engine in a Ray actor; its tensor parallel workers are processes of the same node."""
@@ -83,6 +90,10 @@ class Replica:
         """As `Engines.ask`, of this engine's workers."""
         found: list[Any] = self._engine.collective_rpc(method, args=tuple(arguments))
         return found
+
+    def forget(self) -> None:
+        """As `Engines.forget`."""
+        self._engine.reset_prefix_cache()
 
 
 class Replicas:
@@ -118,3 +129,7 @@ class Replicas:
         """As `Engines.ask`."""
         running = [one.ask.remote(method, arguments) for one in self._replicas]
         return [answer for answers in self._ray.get(running) for answer in answers]
+
+    def forget(self) -> None:
+        """As `Engines.forget`."""
+        self._ray.get([one.forget.remote() for one in self._replicas])

@@ -13,22 +13,27 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from lm_eval.api.model import CacheHook
 from vllm import SamplingParams
 
-from ctx_models import unsegmented
-from ctx_models.fingerprint import check_cache, checkpoint_fingerprint
+from ctx_models import progress, unsegmented
+from ctx_models.batches import in_fixed_batches
+from ctx_models.fingerprint import check_cache
 from ctx_models.generation import check_generation
+from ctx_models.kept import Answers, Kept, opened
 from ctx_models.notes import Ledger, NotedHook
+from ctx_models.progress import Done
 from ctx_models.prompts import clipped
 from ctx_models.registry import register_model
 from ctx_models.rows import no_user_turn
 from ctx_models.spans import with_response
 from ctx_models.thinking import Thinking
 from ctx_models.window import overlong, read_overlength, shortened
+from ctx_models.work import Run, Work, documents, request_digest
 from ctx_tasks import harness
 from ctx_tasks.answers import Answer, LogLikelihood, Note
 
@@ -51,6 +56,10 @@ class _Request:
     args: tuple[Ready, Mapping[str, Any]]
 
 
+def _args(request: _Request) -> tuple[Ready, Mapping[str, Any]]:
+    return request.args
+
+
 class CtxVLLM(EngineLM):
     """VLLM with attention steering and the context indicator.
 
@@ -63,6 +72,7 @@ class CtxVLLM(EngineLM):
         self.overlength = read_overlength(overlength)
         super().__init__(*arguments, **named)
         self._ledger = Ledger(stripped=self.thinking is not None)
+        self._documents = 0
         # Tokens that pairs of context and continuation lost before VLLM sees them.
         self._lost: dict[tuple[str, str], int] = {}
         super().set_cache_hook(NotedHook(CacheHook(None), self._ledger))
@@ -86,18 +96,69 @@ class CtxVLLM(EngineLM):
             for row, one in zip(rows, requests, strict=True)
         ]
         skipped = self._left_out(requests, excess)
-        kept = [
-            _Request((Ready.of(row), one.args[1]))
-            for place, (row, one) in enumerate(zip(rows, requests, strict=True))
-            if place not in skipped
-        ]
-        texts = iter(super().generate_until(kept, disable_tqdm) if kept else [])
-        return [
-            Answer.of("", Note(skipped[place], skipped=True))
-            if place in skipped
-            else self._ledger.answer(row.prompt, next(texts))
-            for place, row in enumerate(rows)
-        ]
+        run = [place for place in range(len(requests)) if place not in skipped]
+        asked = [_Request((Ready.of(rows[place]), requests[place].args[1])) for place in run]
+        answers: dict[int, str] = {
+            place: Answer.of("", Note(excess, skipped=True)) for place, excess in skipped.items()
+        }
+        answers.update(zip(run, self._generated(asked, requests, disable_tqdm), strict=True))
+        return [answers[place] for place in range(len(requests))]
+
+    def _generated(
+        self, asked: Sequence[_Request], requests: Sequence[Any], quiet: bool
+    ) -> Sequence[str]:
+        """Answers to what is asked of these requests."""
+
+        def answer(batch: list[_Request]) -> list[Answer]:
+            texts = super(CtxVLLM, self).generate_until(batch, True)
+            prompts = [one.args[0].row.prompt for one in batch]
+            return [self._ledger.answer(*one) for one in zip(prompts, texts, strict=True)]
+
+        return self._batched(
+            asked,
+            [request_digest(ready.row.prompt, settings) for ready, settings in map(_args, asked)],
+            [(-len(ready.row), ready) for ready, _ in map(_args, asked)],
+            answer,
+            progress.requests(len(asked), documents(requests), "generate_until", quiet),
+            sampled=any(harness.samples(one.args[1]) for one in asked),
+        )
+
+    def _batched(
+        self,
+        requests: Sequence[Any],
+        digests: list[str],
+        keys: Sequence[Any],
+        answer: Run,
+        bar: AbstractContextManager[Done],
+        *,
+        sampled: bool = False,
+    ) -> Answers:
+        """Answers to requests, batch by batch in VLLM's order; each is kept where it is safe.
+
+        Args:
+            digests: what each is known by where answers are kept.
+            keys: VLLM's, by which they are ordered.
+            sampled: none are kept.
+        """
+        nothing = nullcontext(Kept(None, [], set()))
+        rows = [[place] for place in range(len(requests))]
+        with nothing if sampled else opened(self.identity(), 0, set()) as kept, bar as done:
+            work = Work(requests, digests, rows, answer, done)
+
+            def run(batch: list[list[int]]) -> list[list[Any]]:
+                if kept.keeps:
+                    # A batch that runs again finds an empty cache: so does this one.
+                    self._engines.forget()
+                return work.batch(batch, kept)
+
+            return work.in_order(in_fixed_batches(rows, keys, run, self._size(kept, len(rows))))
+
+    def _size(self, kept: Kept, requests: int) -> int:
+        """How many are a batch: with `auto` all, or where they are kept what the engines hold."""
+        if self.batch_size != "auto":
+            return int(self.batch_size)
+        held = int(self._report["sequences"]) * int(self.data_parallel_size)
+        return held if kept.keeps else max(1, requests)
 
     def _check_generation(self, settings: Mapping[str, Any]) -> None:
         check_generation(settings, self.max_length, self.max_gen_toks)
@@ -203,6 +264,7 @@ class CtxVLLM(EngineLM):
 
     def _log_likelihoods(self, requests: list[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
         """Log-likelihoods, but for prompts that are too long."""
+        self._documents = documents(requests)
         excess = [0] * len(requests)
         if self.overlength != "mark":
             excess = [self._pair_excess(*one.args) for one in requests]
@@ -248,15 +310,25 @@ class CtxVLLM(EngineLM):
         return row[:split], row[split:]
 
     def _loglikelihood_tokens(
-        self, requests: list[Any], *args: Any, **kwargs: Any
+        self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """VLLM's, with a note to each answer."""
-        notes = [
-            self._ledger.score(pair, self._lost.get(pair, 0) + self._excess(context, continuation))
-            for pair, context, continuation in requests
-        ]
-        found = super()._loglikelihood_tokens(requests, *args, **kwargs)
-        return [LogLikelihood.of(one, note) for one, note in zip(found, notes, strict=True)]
+
+        def answer(batch: list[Any]) -> list[LogLikelihood]:
+            notes = [
+                self._ledger.score(pair, self._lost.get(pair, 0) + self._excess(*tokens))
+                for pair, *tokens in batch
+            ]
+            found = super(CtxVLLM, self)._loglikelihood_tokens(batch, True)
+            return [LogLikelihood.of(one, note) for one, note in zip(found, notes, strict=True)]
+
+        return self._batched(
+            requests,
+            [request_digest(*one) for one in requests],
+            [(-len(tokens), tokens) for tokens in ((*a, *b) for _, a, b in requests)],
+            answer,
+            progress.requests(len(requests), self._documents, "loglikelihood", disable_tqdm),
+        )
 
     def _excess(self, context: Sequence[int], continuation: Sequence[int]) -> int:
         """Tokens of a row that VLLM cuts."""
@@ -265,13 +337,7 @@ class CtxVLLM(EngineLM):
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Attach the answer cache of --use_cache, unless other settings wrote it."""
         if cache_hook.dbdict is not None:
-            adapter = self.lora_local_path
-            fingerprint = {
-                **checkpoint_fingerprint(self.pretrained, self.revision, adapter, None),
-                "dtype": self._report["dtype"],
-                **self.settings(),
-            }
-            check_cache(cache_hook.dbdict, fingerprint)
+            check_cache(cache_hook.dbdict, self.fingerprint())
         super().set_cache_hook(NotedHook(cache_hook, self._ledger))
 
 

@@ -7,6 +7,7 @@ What runs a request (generation, log-likelihoods) is in `lm.py`; arm and prompts
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import logging
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from ctx_models import model_names, nano
 from ctx_models.arm import ArmSettings, read_arm
 from ctx_models.armed import ArmedLM, check_thinking
 from ctx_models.checkpoint import adapter_tokenizer, tokenizer_of
-from ctx_models.fingerprint import short_hash
+from ctx_models.fingerprint import checkpoint_fingerprint, short_hash
 from ctx_models.indicator import check_indicator
 from ctx_models.registry import NO_VLLM
 from ctx_models.thinking import Thinking
@@ -199,6 +200,27 @@ class EngineLM(ArmedLM, VLLM):
     def settings(self) -> dict[str, Any]:
         """As of every model of ours, and the weights' precision."""
         return {**super().settings(), "quantization": self.model_args["quantization"]}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What an answer cache is known by."""
+        return {
+            **checkpoint_fingerprint(self.pretrained, self.revision, self.lora_local_path, None),
+            "dtype": self._report["dtype"],
+            **self.settings(),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """All of this model that can move an answer, as plain JSON values."""
+        packages = ("lm-eval", "lm-eval-ctx", "vllm", "transformers", "torch")
+        return {
+            **self.fingerprint(),
+            **self._report,
+            "max_length": self.max_length,
+            "arguments": {name: str(value) for name, value in self.model_args.items()},
+            "batch_size": self.batch_size,
+            "replicas": self.data_parallel_size,
+            "versions": {name: importlib.metadata.version(name) for name in packages},
+        }
 
     def get_model_info(self) -> dict[str, Any]:
         """Our settings and what ran them, for the results file."""

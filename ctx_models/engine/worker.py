@@ -14,7 +14,7 @@ class Extension:
     model_runner: Any
 
     def ctx_report(self) -> dict[str, Any]:
-        """What attention runs on here, and which layers are not steered."""
+        """What attention runs on here, which layers are not steered, and sequences at a time."""
         layers = self._ctx_layers()
         plain = [layer for layer in layers if not _is_steered(layer)]
         return {
@@ -23,6 +23,7 @@ class Extension:
             "widened": sorted({layer.head_size for layer in layers if _is_steered(layer)}),
             "dtype": str(self.vllm_config.model_config.dtype),
             "layers": len(layers),
+            "sequences": self.vllm_config.scheduler_config.max_num_seqs,
             "unsteered": sorted({type(layer).__name__ for layer in plain}),
         }
 

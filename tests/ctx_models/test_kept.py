@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,8 +15,9 @@ from ctx_models.lm import CtxLM
 from ctx_tasks import harness
 from ctx_tasks.answers import Answer, LogLikelihood, Note
 from ctx_tasks.errors import UserError
-from tests.commands import ctx_eval, words
+from tests.commands import ctx_eval
 from tests.ctx_models import offline_tasks
+from tests.ctx_models.killed_runs import kill, lines, written
 
 BOTH = ["toy_generate", "toy_choice"]
 RUN = {"model_args": {"alpha": 0.5}}
@@ -189,44 +185,19 @@ def command(output: Path, *flags: str) -> list[object]:
     ]
 
 
-def written(output: Path) -> dict[str, Any]:
-    """Results and samples, without what tells when and where they were made."""
-    found = {p.name.rpartition("_2")[0]: p.read_bytes() for p in output.rglob("samples_*.jsonl")}
-    [results] = output.rglob("results_*.json")
-    content = json.loads(results.read_text())
-    kept = ("results", "groups", "configs", "config", "n-samples", "versions")
-    return {**found, **{key: content.get(key) for key in kept}}
-
-
 @pytest.mark.slow
 def test_killed_it_goes_on_and_ends_to_the_byte_as_if_nothing_had_been(tmp_path):
     done = ctx_eval(*command(tmp_path / "whole"))
     assert done.code == 0, done.err
     assert "Answers are kept in" in done.err
-    deadline = time.monotonic() + 900
     for batches in (2, 6):
-        process = subprocess.Popen(
-            words("ctx_models.cli", *command(tmp_path / "killed")),
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        while lines(tmp_path / "killed") <= batches:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(command(tmp_path / "killed"), tmp_path / "killed", batches)
     kept = lines(tmp_path / "killed")
     done = ctx_eval(*command(tmp_path / "killed"))
     assert done.code == 0, done.err
     assert f"{2 * (kept - 1)} answers of an unfinished run" in done.err
     assert written(tmp_path / "killed") == written(tmp_path / "whole")
     assert not (tmp_path / "killed" / ".answers").exists()
-
-
-def lines(output: Path) -> int:
-    """How many lines the journal has, its header among them."""
-    return sum(p.read_bytes().count(b"\n") for p in output.glob(".answers/*.jsonl"))
 
 
 def test_fresh_is_a_flag_of_run(tmp_path):

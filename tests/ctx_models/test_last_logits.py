@@ -90,6 +90,7 @@ def test_of_the_last_columns_the_harness_takes_every_continuation_and_needs_all(
         # As `HFLM._loglikelihood_tokens` finds them, whatever lies in front.
         end = length + (last - width)
         taken = columns[-last:][end - behind : end]
-        assert taken == columns[length - behind : length] and len(taken) == behind
+        assert taken == columns[length - behind : length]
+        assert len(taken) == behind
         begins.append(taken[0])
     assert min(begins) == width - last

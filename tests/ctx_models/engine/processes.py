@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ctx_models.kept import kept_in
 from tests.ctx_models.engine import asking
 from tests.ctx_models.engine.asking import ENGINE, IN_PROCESS, generations, put
 
@@ -33,7 +34,7 @@ def main(kind: str, file: Path) -> None:
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "0|1" if kind == "tensors" else "nobind"
     if kind == "unplugged":
         os.environ["VLLM_PLUGINS"] = "another"
-    found = plain() if kind == "plain" else steered(kind)
+    found = plain() if kind == "plain" else steered(kind, file.parent / "answers")
     file.write_text(json.dumps(found))
 
 
@@ -53,10 +54,11 @@ def plain() -> dict[str, Any]:
     }
 
 
-def steered(kind: str) -> list[list[str]]:
+def steered(kind: str, folder: Path) -> list[list[str]]:
+    """Its answers, kept in a folder: between batches the engines are told to forget."""
     from ctx_models.engine.lm import CtxVLLM
 
-    arguments = dict(ENGINE)
+    arguments = {**ENGINE, "batch_size": 5}
     if kind == "tensors":
         arguments["tensor_parallel_size"] = 2
     if kind == "replicas":
@@ -67,7 +69,8 @@ def steered(kind: str) -> list[list[str]]:
         arguments["data_parallel_size"] = 2
     model = CtxVLLM("nano-chat", alpha=0.5, **arguments)
     texts = asking.questions()[:: 50 // COUNT]
-    return [generations(put(model, **arm), texts) for arm in ARMS]
+    with kept_in(folder, {}):
+        return [generations(put(model, **arm), texts) for arm in ARMS]
 
 
 if __name__ == "__main__":
