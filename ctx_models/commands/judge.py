@@ -107,7 +107,7 @@ def afterwards(args: argparse.Namespace, config: dict[str, Any]) -> Iterator[Non
             "The answers to MT-Bench are in the sample files, which the judge reads: add "
             "--log_samples --output_path FOLDER."
         )
-    settings = _judge_settings(args.metadata or config.get("metadata") or {})
+    settings = settings_in(args.metadata or config.get("metadata") or {})
     if settings is None:
         typer.echo(
             "ctx-eval: no judge_model in --metadata: the answers to MT-Bench are only saved; rate "
@@ -124,7 +124,12 @@ def afterwards(args: argparse.Namespace, config: dict[str, Any]) -> Iterator[Non
         judge(new, settings)
 
 
-def _judge_settings(metadata: dict[str, Any]) -> Options | None:
+def settings_in(metadata: dict[str, Any]) -> Options | None:
+    """The judge that --metadata names by `judge_*`, of a command that does not stop to ask.
+
+    Raises:
+        UserError: settings that cannot work.
+    """
     from ctx_tasks.judge.endpoint import options, require_key
 
     given = {n.removeprefix("judge_"): v for n, v in metadata.items() if n.startswith("judge_")}

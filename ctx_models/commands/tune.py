@@ -32,7 +32,9 @@ def command(
     at_most: Annotated[
         list[str] | None,
         typer.Option(
-            "--at-most", help="TASK=LOSS, what may be lost, such as mmlu=0.01; may be repeated."
+            "--at-most",
+            help="TASK=LOSS, what may be lost, such as mmlu=0.01; may be repeated. Of mt_bench in "
+            "points of the rating; the judge is named in --metadata as for ctx-eval run.",
         ),
     ] = None,
     alphas: Annotated[
@@ -86,21 +88,25 @@ def command(
       ctx-eval tune --heads --alphas 0.5 --dry-run   # what ranking the heads would take
       ctx-eval leaderboard tune/                     # none and the choice on the reporting half
     """
+    from ctx_models.commands import judge
     from ctx_models.tune import plan
     from ctx_models.tune import run as tune
     from ctx_tasks.tune.outcome import as_json
 
+    told = _mapping(metadata)
     settings = plan.Settings(
         tuple(_words(tasks)),
         output,
         _prices(at_most or []),
         not unbegun,
-        _mapping(metadata),
+        # Another judge, or a higher limit, makes no other answers.
+        {name: value for name, value in told.items() if not name.startswith("judge_")},
         limit,
         batch_size if batch_size.startswith("auto") else int(_number("--batch-size", batch_size)),
         device,
         budget,
         seed,
+        judge.settings_in(told),
     )
     one_by_one = plan.checkpoints(model_args or [""])
     if heads:
@@ -203,9 +209,11 @@ def _cost(tuning: Tuning) -> str:
     from ctx_models.tune import run as tune
 
     rounds = ", ".join(f"{one.candidates} on {one.end:g}" for one in tuning.rounds)
+    rated = "" if tuning.judge is None else f", to MT-Bench rated by {tuning.judge.model}"
     return (
         f"{tuning.checkpoint.name}: {len(tuning.candidates)} candidates ({rounds} of the choosing "
-        f"half), {tune.measurements(tuning) + 2} runs, at most {tune.answers(tuning)} answers."
+        f"half), {tune.measurements(tuning) + 2} runs, at most {tune.answers(tuning)} answers"
+        f"{rated}."
     )
 
 

@@ -22,7 +22,9 @@ from ctx_models.progress import Progress
 from ctx_models.sweep.plan import Cell
 from ctx_models.sweep.run import finished, load, run_cell, task_manager, title
 from ctx_models.tune.plan import Documents, Tuning
+from ctx_models.tune.rating import Rater
 from ctx_tasks.arm import Arm
+from ctx_tasks.columns import TURNS
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import TaskResult, read_runs, read_samples
 from ctx_tasks.tune.choice import Measured
@@ -36,11 +38,13 @@ class Bench:
 
     Args:
         bar: of all documents.
+        rater: of the answers to MT-Bench, if they have a price.
     """
 
-    def __init__(self, tuning: Tuning, bar: Progress) -> None:
+    def __init__(self, tuning: Tuning, bar: Progress, rater: Rater | None) -> None:
         self._tuning = tuning
         self._bar = bar
+        self._rater = rater
         self._said = ""
 
     def choosing(self, arm: Arm, begin: float, end: float) -> dict[str, Measured]:
@@ -93,17 +97,30 @@ class Bench:
             # Few clusters: none between two shares of them.
             return {}
         cell = self._cell(arm, documents, output)
-        count = sum(map(len, documents.values()))
+        self._answer(cell, sum(map(len, documents.values())))
+        if TURNS.keys() & documents.keys():
+            self._rate(cell)
+        return read(cell.folder, self._tuning.clusters)
+
+    def _answer(self, cell: Cell, documents: int) -> None:
+        """Run a cell, unless it is finished."""
         if finished(cell) is not None:
-            self._bar.skip(count)
-            return read(cell.folder, self._tuning.clusters)
+            self._bar.skip(documents)
+            return
         model = self.model
         with (
-            self._bar.evaluation(title(cell), count),
+            self._bar.evaluation(title(cell), documents),
             logs.cell_log(cell.folder, self._bar.say, self._said) as log,
         ):
             run_cell(model, cell, self._manager, log)
-        return read(cell.folder, self._tuning.clusters)
+
+    def _rate(self, cell: Cell) -> None:
+        """Have the judge rate a cell's answers to MT-Bench."""
+        assert self._rater is not None
+        self._bar.title(f"judging {title(cell)}")
+        with logs.recorded(say=self._bar.say):
+            self._rater.rate(cell.folder)
+        self._bar.title("")
 
 
 def _require_arms(model: CtxLM, tuning: Tuning) -> None:

@@ -27,7 +27,7 @@ from ctx_models.checkpoint import source
 from ctx_models.fingerprint import checkpoint_fingerprint, short_hash
 from ctx_models.tune.cells import Bench
 from ctx_models.tune.plan import Tuning, loaded_task
-from ctx_models.tune.run import answers, halving, measurements, require_one_process
+from ctx_models.tune.run import answers, halving, measurements, rater, require_one_process
 from ctx_tasks.arm import CHAT, Arm
 from ctx_tasks.columns import is_needle
 from ctx_tasks.errors import UserError
@@ -120,7 +120,7 @@ def run(tuning: Tuning, found: Search) -> Ranking:
     require_writable(output / "heads.json")
     by_layer, by_head = stages(tuning, found)
     with progress.shown(cost(tuning, found)[1]) as bar:
-        bench = Bench(by_layer, bar)
+        bench = Bench(by_layer, bar, rater([tuning]))
         layers = _ranked(by_layer, _layers(found), bench)
         heads = _ranked(by_head, _heads(found, layers, output), bench)
         sets = _sets(tuning, found, heads, bench)

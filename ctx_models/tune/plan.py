@@ -22,11 +22,13 @@ from ctx_models.indicator import INDICATOR
 from ctx_models.registry import MODEL
 from ctx_models.sweep.plan import Checkpoint, Plan
 from ctx_models.sweep.run import task_manager, unknown
+from ctx_models.tune.rating import refused
 from ctx_tasks import harness
 from ctx_tasks.arm import ARGUMENTS, CHAT, Arm, Schedule, safe
 from ctx_tasks.columns import TURNS, begun
 from ctx_tasks.document_keys import clusters
 from ctx_tasks.errors import UserError
+from ctx_tasks.judge.endpoint import Options
 from ctx_tasks.sample_lines import Doc
 from ctx_tasks.tune.choice import Price
 from ctx_tasks.tune.halves import Halves, halved, require_enough
@@ -47,6 +49,7 @@ class Settings:
         limit: so many documents of each task, or a share of them below 1; None for all.
         budget: answers that choosing may take for a checkpoint; None for two halvings.
         seed: of the halves.
+        judge: of MT-Bench, where that has a price.
     """
 
     tasks: tuple[str, ...]
@@ -59,6 +62,7 @@ class Settings:
     device: str | None = None
     budget: int | None = None
     seed: int = 0
+    judge: Options | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Tuning:
         clusters: of each document by the harness's hash of it, by task.
         budget: answers that choosing may take; None for two halvings.
         rounds: of the halving.
+        judge: of MT-Bench, where that has a price.
     """
 
     checkpoint: Checkpoint
@@ -83,6 +88,7 @@ class Tuning:
     clusters: Mapping[str, Mapping[str, str]]
     budget: int | None
     rounds: Sequence[Round] = ()
+    judge: Options | None = None
 
     def choosing(self, begin: float, end: float) -> Documents:
         """Documents between two shares of the choosing half, tasks without any left out."""
@@ -197,6 +203,7 @@ def read(checkpoint: Checkpoint, candidates: Sequence[Arm], settings: Settings) 
         halves,
         {task: dict(zip(hashes[task], named[task], strict=True)) for task in loaded},
         settings.budget,
+        judge=settings.judge if TURNS.keys() & loaded.keys() else None,
     )
     [rounds] = within(settings.budget, [len(taken)], tuning.count)
     return replace(tuning, rounds=rounds)
@@ -228,7 +235,7 @@ def _tasks(
     context = [begun(task) or task if settings.begun else task for task in settings.tasks]
     asked = (*context, *settings.prices)
     manager = task_manager(checkpoint, _plan((checkpoint,), asked, settings))
-    _refuse_tasks(manager, asked)
+    _refuse_tasks(manager, context, settings)
     loaded = manager.load(context)["tasks"]
     tasks = tuple(loaded)
     prices = []
@@ -240,16 +247,18 @@ def _tasks(
     return tasks, tuple(prices), ordered
 
 
-def _refuse_tasks(manager: TaskManager, asked: Iterable[str]) -> None:
+def _refuse_tasks(manager: TaskManager, context: Iterable[str], settings: Settings) -> None:
     known = set(manager.all_tasks)
-    wrong = [unknown(task, known) for task in asked if task not in known]
-    wrong += [
-        f"{task} is rated by a judge after the run (`ctx-eval judge`), which tune does not ask"
-        for task in asked
-        if task in TURNS
+    asked = [*((task, False) for task in context), *((task, True) for task in settings.prices)]
+    wrong = [
+        unknown(task, known)
+        if task not in known
+        else refused(task, a_price=a_price, judge=settings.judge)
+        for task, a_price in asked
     ]
-    if wrong:
-        raise UserError(f"There is nothing to tune on: {'; '.join(wrong)}.")
+    said = [one for one in wrong if one is not None]
+    if said:
+        raise UserError(f"There is nothing to tune on: {'; '.join(said)}.")
 
 
 def _hashes(task: Any, limit: float | None) -> list[str]:

@@ -11,6 +11,7 @@ from ctx_models import progress
 from ctx_models.sweep.plan import Cell
 from ctx_models.tune.cells import Bench
 from ctx_models.tune.plan import Tuning
+from ctx_models.tune.rating import Rater
 from ctx_tasks.arm import CHAT, Arm
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import require_writable
@@ -40,7 +41,14 @@ def run(tunings: Sequence[Tuning]) -> list[Outcome]:
     for tuning in tunings:
         require_writable(tuning.plan.output / "tune.json")
     with progress.shown(sum(map(answers, tunings))) as bar:
-        return [_tuned(tuning, Bench(tuning, bar)) for tuning in tunings]
+        judge = rater(tunings)
+        return [_tuned(tuning, Bench(tuning, bar, judge)) for tuning in tunings]
+
+
+def rater(tunings: Sequence[Tuning]) -> Rater | None:
+    """The judge that all share, whose cost is limited together; None without one."""
+    found = (Rater(one.judge, one.plan.output) for one in tunings if one.judge is not None)
+    return next(found, None)
 
 
 def require_one_process() -> None:

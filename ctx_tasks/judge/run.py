@@ -44,6 +44,7 @@ def judge(
     agree: Callable[[Estimate], None],
     files: Path | None = None,
     verdicts: Path | None = None,
+    meter: Meter | None = None,
 ) -> Judged:
     """Rate the answers in `paths` and write a judged results file beside each run's own.
 
@@ -51,6 +52,7 @@ def judge(
         agree: told the estimate before the first request; raises to stop.
         files: judge prompts and reference answers; None for those of each run, or as published.
         verdicts: the file that keeps all verdicts; None for one in each folder of results.
+        meter: of several calls that cost together; None for one of this call.
 
     Raises:
         UserError: nothing to judge, unreadable data, or a judge that refuses; verdicts are kept.
@@ -68,7 +70,7 @@ def judge(
         ]
         flat = [ask for turns in answered for repeats in turns for ask in repeats]
         wanted.setdefault(verdicts or one.path.parent / "verdicts.jsonl", []).extend(flat)
-    meter = Meter(_price(settings), settings.max_cost)
+    meter = meter or Meter(price(settings), settings.max_cost)
     outcome = _outcome(wanted, settings, meter, agree)
     tables = [rated(one, table, outcome) for one, table in zip(answers, asked, strict=True)]
     runs: dict[Path, list[tuple[Answers, list[Rated]]]] = {}
@@ -80,7 +82,8 @@ def judge(
     return Judged(written, sum(map(len, tables)), len(missing), problems, meter)
 
 
-def _price(settings: Options) -> Price | None:
+def price(settings: Options) -> Price | None:
+    """The judge's prices; None unless both are given."""
     if settings.price_in is None or settings.price_out is None:
         return None
     return Price(settings.price_in, settings.price_out)
@@ -98,7 +101,7 @@ def _outcome(
         kept = {path: stack.enter_context(VerdictFile(path)) for path in wanted}
         todo = [prompt for path, part in wanted.items() for prompt in _new(part, kept[path])]
         if todo:
-            agree(estimate(todo, _price(settings)))
+            agree(estimate(todo, price(settings)))
         for path, part in wanted.items():
             outcome = rate(part, endpoint, kept[path], meter)
             whole.ratings.update(outcome.ratings)
