@@ -57,6 +57,16 @@ def folder_hash(folder: str) -> str | None:
     return digest.hexdigest()[:16]
 
 
+def files_hash(folder: str) -> str:
+    """Hash of a folder of task files: the names and contents of what YAML and Python lies in it."""
+    digest = sha256()
+    for path in sorted(Path(folder).rglob("*")):
+        if path.suffix in (".yaml", ".yml", ".py") and path.is_file():
+            digest.update(f"{path.relative_to(folder)}\0".encode("utf-8", "surrogateescape"))
+            digest.update(sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
 def check_cache(cache: MutableMapping[str, Any], fingerprint: dict[str, Any]) -> None:
     """Sign an empty cache with `fingerprint`; refuse one that another run wrote.
 

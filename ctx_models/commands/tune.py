@@ -52,6 +52,9 @@ def command(
         bool, typer.Option("--unbegun", help="Context tasks as they are, answers not begun.")
     ] = False,
     metadata: Annotated[str, typer.Option(help="JSON, as for ctx-eval run.")] = "{}",
+    include_path: Annotated[
+        str | None, typer.Option("--include_path", help="Folder of your own task files.")
+    ] = None,
     limit: Annotated[
         float | None, typer.Option(help="Documents of each task, or a share of them below 1.")
     ] = None,
@@ -89,6 +92,7 @@ def command(
       ctx-eval leaderboard tune/                     # none and the choice on the reporting half
     """
     from ctx_models.commands import judge
+    from ctx_models.sweep.plan import task_files
     from ctx_models.tune import plan
     from ctx_models.tune import run as tune
     from ctx_tasks.tune.outcome import as_json
@@ -107,6 +111,7 @@ def command(
         budget,
         seed,
         judge.settings_in(told),
+        None if include_path is None else task_files(include_path),
     )
     one_by_one = plan.checkpoints(model_args or [""])
     if heads:

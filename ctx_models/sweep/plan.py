@@ -7,6 +7,7 @@ arms: [raw, chat, chat+prefix, {alpha: 0.9}, {indicator: "[IND]", name: marked}]
 begun: true          # each arm also with its answer begun, where the tasks have that (default)
 tasks: [context_awareness]
 metadata: {max_length: 4000}
+include_path: null   # a folder of your own task files
 limit: null
 attention: false     # also where the answers to some documents looked, for the report
 batch_size: 8
@@ -27,7 +28,7 @@ from typing import Any
 import yaml
 
 from ctx_models import model_names
-from ctx_models.fingerprint import checkpoint_fingerprint, short_hash
+from ctx_models.fingerprint import checkpoint_fingerprint, files_hash, short_hash
 from ctx_models.registry import MODEL, OURS
 from ctx_tasks.arm import ARGUMENTS, Arm, command, safe
 from ctx_tasks.columns import begun
@@ -35,7 +36,7 @@ from ctx_tasks.errors import UserError, near
 
 _KEYS = {
     *("checkpoints", "arms", "begun", "tasks"),
-    *("metadata", "limit", "attention", "batch_size", "device", "output"),
+    *("metadata", "include_path", "limit", "attention", "batch_size", "device", "output"),
 }
 _CHECKPOINT_KEYS = {"name", "model", "model_args", "arms"}
 
@@ -62,6 +63,7 @@ class Plan:
     batch_size: int | str
     device: str | None
     output: Path
+    include_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Cell:
             batch_size=plan.batch_size,
             limit=plan.limit,
             device=plan.device,
+            include_path=plan.include_path,
             samples=None if self.documents is None else json.dumps(self.documents),
         )
 
@@ -135,6 +138,8 @@ class Cell:
         }
         if self.documents is not None:
             content["documents"] = dict(self.documents)
+        if self.plan.include_path is not None:
+            content["task_files"] = files_hash(self.plan.include_path)
         return short_hash(json.dumps(content, sort_keys=True, default=str))
 
 
@@ -192,7 +197,28 @@ def _plan(content: dict[str, Any], output: Path | None, wrong: list[str]) -> Pla
         content.get("batch_size", 1),
         content.get("device"),
         output or Path(str(content.get("output", "sweep"))),
+        _task_files(content, wrong),
     )
+
+
+def _task_files(content: dict[str, Any], wrong: list[str]) -> str | None:
+    found = content.get("include_path")
+    try:
+        return None if found is None else task_files(str(found))
+    except UserError as error:
+        wrong.append(str(error).rstrip("."))
+        return None
+
+
+def task_files(folder: str) -> str:
+    """A folder of the user's own task files.
+
+    Raises:
+        UserError: it does not exist, or is none.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"include_path {folder} is no folder; name that of your task files.")
+    return folder
 
 
 def _unknown(content: dict[str, Any], known: set[str]) -> list[str]:

@@ -226,7 +226,8 @@ def task_manager(checkpoint: Checkpoint, plan: Plan) -> TaskManager:
     arguments = dict(checkpoint.model_args)
     if checkpoint.model in OURS:
         arguments["pretrained"] = model_names.resolve(arguments.get("pretrained"))
-    return harness.task_manager(plan.tasks, {**arguments, **plan.metadata})
+    include = [] if plan.include_path is None else [plan.include_path]
+    return harness.task_manager(plan.tasks, {**arguments, **plan.metadata}, include)
 
 
 def run_cell(model: Any, cell: Cell, manager: TaskManager, log: Path) -> None:

@@ -45,7 +45,7 @@ class Settings:
         tasks: context tasks and groups.
         prices: what may be lost at most, by task or group.
         begun: whether the answers of the context tasks are begun.
-        metadata, batch_size, device: as in a sweep.
+        metadata, include_path, batch_size, device: as in a sweep.
         limit: so many documents of each task, or a share of them below 1; None for all.
         budget: answers that choosing may take for a checkpoint; None for two halvings.
         seed: of the halves.
@@ -63,6 +63,7 @@ class Settings:
     budget: int | None = None
     seed: int = 0
     judge: Options | None = None
+    include_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,7 @@ def _plan(checkpoints: tuple[Checkpoint, ...], tasks: tuple[str, ...], settings:
         batch_size=settings.batch_size,
         device=settings.device,
         output=settings.output,
+        include_path=settings.include_path,
     )
 
 

@@ -20,6 +20,7 @@ from ctx_models.sweep import run as sweep
 from ctx_tasks.errors import UserError
 from ctx_tasks.results import read_documents, read_runs
 from tests.commands import Done, as_process, ctx_eval, words
+from tests.ctx_models import offline_tasks
 
 PLAN = {
     "checkpoints": [
@@ -242,6 +243,28 @@ def test_each_arm_is_also_run_with_its_answer_begun_unless_told_not_to(tmp_path)
     assert [cell.arm.folder for cell in asked if cell.checkpoint.name == "chat"] == [
         *("chat", "chat-alpha-0.5", "mine", "chat-prefix")
     ]
+
+
+def test_a_folder_of_the_users_own_tasks_is_taken_and_an_edited_task_is_run_again(tmp_path):
+    tasks = shutil.copytree(offline_tasks.FOLDER, tmp_path / "tasks")
+    plan = {
+        **{key: value for key, value in PLAN.items() if key != "metadata"},
+        "checkpoints": PLAN["checkpoints"][:1],
+        "arms": [{"alpha": 0.5}],
+        "tasks": ["toy_generate"],
+        "include_path": str(tasks),
+    }
+    assert ctx_eval(*command(tmp_path, plan=plan)).code == 0
+    record = json.loads((tmp_path / "out" / "chat" / "chat-alpha-0.5" / "cell.json").read_text())
+    assert f"--include_path {tasks}" in record["command"]
+    assert "1 cells, 0 to do" in ctx_eval(*command(tmp_path, "--dry-run", plan=plan)).out
+    task = tasks / "toy_generate.yaml"
+    task.write_text(task.read_text().replace("{{text}}", "{{text}} Say it."))
+    assert "1 cells, 1 to do" in ctx_eval(*command(tmp_path, "--dry-run", plan=plan)).out
+    nowhere = {**plan, "include_path": "nowhere"}
+    done = ctx_eval(*command(tmp_path, "--dry-run", plan=nowhere))
+    assert done.code == 2
+    assert "include_path nowhere is no folder; name that of your task files" in done.err
 
 
 def test_where_every_checkpoint_names_its_arms_the_file_needs_none(tmp_path):

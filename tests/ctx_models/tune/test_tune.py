@@ -18,6 +18,7 @@ from ctx_models import nano
 from ctx_tasks import columns
 from ctx_tasks.results import read_runs
 from tests.commands import Done, ctx_eval, words
+from tests.ctx_models import offline_tasks
 
 METADATA = json.dumps({"questions": 16, "lengths": 2, "depths": 2, "max_length": 300})
 TINY = (
@@ -83,6 +84,17 @@ def test_a_group_is_a_price_over_all_its_documents(tmp_path):
     assert losses[group]["n"] == sum(losses[name]["n"] for name in tasks)
     assert lost[group] == pytest.approx(sum(lost[name] for name in tasks))
     assert any(lost.values())
+
+
+def test_a_task_of_the_users_own_is_a_price(tmp_path):
+    own = ("--include_path", str(offline_tasks.FOLDER), "--at-most", "toy_choice=0.1")
+    done = tune(tmp_path, *own, "--instruction", "none")
+    assert done.code == 0, done.err
+    assert outcome(tmp_path)["candidates"][0]["losses"]["toy_choice"]["n"] == 3
+    assert f"--include_path {offline_tasks.FOLDER}" in done.out
+    done = tune(tmp_path, "--include_path", "nowhere")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "include_path nowhere is no folder" in done.err
 
 
 def test_choosing_and_reporting_share_no_document(tuned):
