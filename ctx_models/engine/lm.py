@@ -56,10 +56,6 @@ class _Request:
     args: tuple[Ready, Mapping[str, Any]]
 
 
-def _args(request: _Request) -> tuple[Ready, Mapping[str, Any]]:
-    return request.args
-
-
 class CtxVLLM(EngineLM):
     """VLLM with attention steering and the context indicator.
 
@@ -96,18 +92,26 @@ class CtxVLLM(EngineLM):
             for row, one in zip(rows, requests, strict=True)
         ]
         skipped = self._left_out(requests, excess)
-        run = [place for place in range(len(requests)) if place not in skipped]
-        asked = [_Request((Ready.of(rows[place]), requests[place].args[1])) for place in run]
         answers: dict[int, str] = {
             place: Answer.of("", Note(excess, skipped=True)) for place, excess in skipped.items()
         }
-        answers.update(zip(run, self._generated(asked, requests, disable_tqdm), strict=True))
+        parts: dict[bool, list[int]] = {False: [], True: []}
+        for place in (place for place in range(len(requests)) if place not in skipped):
+            parts[harness.samples(requests[place].args[1])].append(place)
+        for sampled, places in parts.items():
+            asked = [requests[place] for place in places]
+            ready = [rows[place] for place in places]
+            made = self._generated(asked, ready, disable_tqdm, sampled=sampled)
+            answers.update(zip(places, made, strict=True))
         return [answers[place] for place in range(len(requests))]
 
     def _generated(
-        self, asked: Sequence[_Request], requests: Sequence[Any], quiet: bool
+        self, requests: Sequence[Any], rows: Sequence[Row], quiet: bool, *, sampled: bool
     ) -> Sequence[str]:
-        """Answers to what is asked of these requests."""
+        """Answers to requests whose prompts have these tokens."""
+        if not requests:
+            return []
+        pairs = list(zip(rows, (one.args[1] for one in requests), strict=True))
 
         def answer(batch: list[_Request]) -> list[Answer]:
             texts = super(CtxVLLM, self).generate_until(batch, True)
@@ -115,12 +119,12 @@ class CtxVLLM(EngineLM):
             return [self._ledger.answer(*one) for one in zip(prompts, texts, strict=True)]
 
         return self._batched(
-            asked,
-            [request_digest(ready.row.prompt, settings) for ready, settings in map(_args, asked)],
-            [(-len(ready.row), ready) for ready, _ in map(_args, asked)],
+            [_Request((Ready.of(row), settings)) for row, settings in pairs],
+            [request_digest(row.prompt, settings) for row, settings in pairs],
+            [(-len(row), row.prompt) for row in rows],
             answer,
-            progress.requests(len(asked), documents(requests), "generate_until", quiet),
-            sampled=any(harness.samples(one.args[1]) for one in asked),
+            progress.requests(len(requests), documents(requests), "generate_until", quiet),
+            sampled=sampled,
         )
 
     def _batched(
@@ -138,7 +142,7 @@ class CtxVLLM(EngineLM):
         Args:
             digests: what each is known by where answers are kept.
             keys: VLLM's, by which they are ordered.
-            sampled: none are kept.
+            sampled: whether answers are drawn at random; then none are kept.
         """
         nothing = nullcontext(Kept(None, [], set()))
         rows = [[place] for place in range(len(requests))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lm_eval.api.instance import Instance
 
 from ctx_models.kept import kept_in
 from tests.commands import as_process
@@ -90,10 +91,17 @@ class TestInOneEngine:
                 found.append(log_likelihoods(engine, texts, ["The"] * 20))
         assert found[0] == found[1]
 
-    def test_sampled_answers_are_not_kept(self, engine, runs, tmp_path):
+    def test_sampled_answers_are_not_kept_and_those_beside_them_are(self, engine, runs, tmp_path):
         put(engine, alpha=0.5)
+        texts = asking.questions()
+        drawn = {**asking.SETTINGS, "do_sample": True, "temperature": 0.7}
+        asked = [
+            Instance("generate_until", {}, (prompt, settings), place)
+            for settings, some in ((asking.SETTINGS, texts[:7]), (drawn, texts[7:12]))
+            for place, prompt in enumerate(asking.prompts(engine, some))
+        ]
         for _ in range(2):
             with kept_in(tmp_path, {}, written=lambda: False):
-                generations(engine, asking.questions()[:20], do_sample=True, temperature=0.7)
-        assert runs == [20, 20]
-        assert not list(tmp_path.iterdir())
+                said = engine.generate_until(asked, disable_tqdm=True)
+        assert runs == [7, 5, 5]
+        assert said[:7] == generations(engine, texts[:7])
