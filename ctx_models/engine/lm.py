@@ -68,6 +68,7 @@ class CtxVLLM(EngineLM):
         self.overlength = read_overlength(overlength)
         super().__init__(*arguments, **named)
         self._ledger = Ledger(stripped=self.thinking is not None)
+        # Of those whose log-likelihoods are asked for; windows of a rolling one are no documents.
         self._documents = 0
         # Tokens that pairs of context and continuation lost before VLLM sees them.
         self._lost: dict[tuple[str, str], int] = {}
@@ -268,13 +269,16 @@ class CtxVLLM(EngineLM):
 
     def _log_likelihoods(self, requests: list[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
         """Log-likelihoods, but for prompts that are too long."""
-        self._documents = documents(requests)
         excess = [0] * len(requests)
         if self.overlength != "mark":
             excess = [self._pair_excess(*one.args) for one in requests]
         skipped = self._left_out(requests, excess)
         kept = [one for place, one in enumerate(requests) if place not in skipped]
-        found = iter(super().loglikelihood(kept, disable_tqdm))
+        self._documents = documents(requests)
+        try:
+            found = iter(super().loglikelihood(kept, disable_tqdm))
+        finally:
+            self._documents = 0
         return [
             LogLikelihood.of((-math.inf, False), Note(skipped[place], skipped=True))
             if place in skipped

@@ -211,7 +211,7 @@ class EngineLM(ArmedLM, VLLM):
 
     def identity(self) -> dict[str, Any]:
         """All of this model that can move an answer, as plain JSON values."""
-        packages = ("lm-eval", "lm-eval-ctx", "vllm", "transformers", "torch")
+        packages = ("lm-eval", "lm-eval-ctx", "transformers", "torch")
         return {
             **self.fingerprint(),
             **self._report,
@@ -219,6 +219,8 @@ class EngineLM(ArmedLM, VLLM):
             "arguments": {name: str(value) for name, value in self.model_args.items()},
             "batch_size": self.batch_size,
             "replicas": self.data_parallel_size,
+            # Builds of vLLM go by several names.
+            "engine": vllm.__version__,
             "versions": {name: importlib.metadata.version(name) for name in packages},
         }
 

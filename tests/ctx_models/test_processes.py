@@ -13,6 +13,7 @@ import pytest
 from tests.commands import ROOT, as_process, words
 from tests.ctx_models.test_cut import SQUAD, evaluate, scores
 from tests.ctx_tasks.result_files import read_lines
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 # `--cpu` would quietly start one process whatever their number.
@@ -67,16 +68,24 @@ def test_two_processes_note_and_skip_what_one_does(tmp_path, name, settings):
 
 
 def test_what_one_process_refuses_both_refuse_in_the_same_words(tmp_path):
-    # The launcher itself ends in a traceback where a process of its fails.
-    done = subprocess.run(
-        words(*two(tmp_path, "max_length=300,overlength=refuse")),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
-    )
-    assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("ctx-eval: ")]
+    # Without a launcher, which ends the other as soon as one has failed, before it has spoken.
+    [*_, start] = [n for n, word in enumerate(two(tmp_path, "")) if word == "-m"]
+    command = words(*two(tmp_path, "max_length=300,overlength=refuse")[start + 1 :])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    environment = {**os.environ, **shared, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    processes = [
+        subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]
+    told = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    said = [line for err in told for line in err.splitlines() if line.startswith("ctx-eval: ")]
     assert len(said) == 2
     assert len(set(said)) == 1
     assert "4 of 12 prompts do not fit; the longest, document 9 of" in said[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ctx_tasks.errors import UserError
 from ctx_tasks.files import sha256
+from tests.ports import free_port
 from tests.training.tuning import inputs as tuning
 from training import files
 from training.tuning import continuation, merge, recipe, sft
@@ -411,19 +411,17 @@ def test_a_killed_run_continues_to_the_same_end(setting, lora):
     assert [entry["step"] for entry in log["log_history"]] == list(range(1, 9))
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [tuning.LORA, None], ids=["lora", "full"])
 def test_two_processes_learn_what_one_does(setting, lora):
     folder, base, data = setting
     file = tuning.recipe(folder, base, data, lora=lora)
     one = sft.run(file, ["training.per_device_train_batch_size=4"])
-    script = "import sys; from training.tuning import sft; sft.run(sys.argv[1], sys.argv[2:])"
+    # A process group that is left to the interpreter's end may abort there.
+    script = (
+        "import sys, torch; from training.tuning import sft; sft.run(sys.argv[1], sys.argv[2:]); "
+        "torch.distributed.destroy_process_group()"
+    )
     program = folder / "program.py"
     program.write_text(script, encoding="utf-8")
     launch = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port()]
