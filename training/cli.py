@@ -300,14 +300,9 @@ def sft(
           data.path=data/marked.jsonl training.output_dir=runs/tiny
       accelerate launch --num_processes 4 --no_python ctx-train sft RECIPE ...
     """
-    import torch.distributed as processes
-
     from training.tuning import sft as tuning
 
     tuning.run(recipe, overrides or (), resume=resume)
-    # Left to the interpreter's end, the group may abort a process that has done all it had to.
-    if processes.is_available() and processes.is_initialized():
-        processes.destroy_process_group()
 
 
 @app.command()
