@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -129,29 +130,51 @@ def _can_be_steered(arguments: dict[str, Any]) -> bool:
 
 
 def _widened(config: Any, arguments: dict[str, Any]) -> int:
-    """The narrowest head that holds the bias too and that a backend takes."""
+    """The narrowest head that holds the bias too and that a backend takes, with its best kernel."""
+    own, backend = arguments["head_size"], functools.partial(_backend, config, arguments)
+
+    def kernel(width: int) -> str | None:
+        return _kernel(backend(width), width, arguments["cache_config"])
+
+    kept = kernel(own)
+    width = narrowest(own, lambda width: backend(width) is not None and kernel(width) == kept)
+    width = width or narrowest(own, lambda width: backend(width) is not None)
+    if width is None:
+        raise ValueError(f"steering: no attention backend widens heads of {own}")
+    return width
+
+
+def _backend(config: Any, arguments: dict[str, Any], width: int) -> Any:
+    """The backend that vLLM takes for a layer with heads so wide; None if none does."""
     cache = arguments["cache_config"]
     window = arguments["per_layer_sliding_window"] or (cache and cache.sliding_window)
+    try:
+        backend = get_attn_backend(
+            width,
+            torch.get_default_dtype(),
+            cache.cache_dtype if cache is not None else "auto",
+            has_sink=arguments["extra_impl_args"].get("sinks") is not None,
+            use_mm_prefix=config.model_config.is_mm_prefix_lm,
+            attn_type=arguments["attn_type"],
+            has_sliding_window=window is not None,
+        )
+    except ValueError:
+        return None
+    return backend if backend.supports_head_size(width) else None
 
-    def takes(width: int) -> bool:
-        try:
-            backend = get_attn_backend(
-                width,
-                torch.get_default_dtype(),
-                cache.cache_dtype if cache is not None else "auto",
-                has_sink=arguments["extra_impl_args"].get("sinks") is not None,
-                use_mm_prefix=config.model_config.is_mm_prefix_lm,
-                attn_type=arguments["attn_type"],
-                has_sliding_window=window is not None,
-            )
-        except ValueError:  # No backend does.
-            return False
-        return bool(backend.supports_head_size(width))
 
-    width = narrowest(arguments["head_size"], takes)
-    if width is None:
-        raise ValueError(f"steering: no attention backend widens heads of {arguments['head_size']}")
-    return width
+def _kernel(backend: Any, width: int, cache: Any) -> str | None:
+    """The kernel of a processor's own (AMX) that vLLM's CPU backend has for heads so wide.
+
+    None for its general kernels and for other backends. In bfloat16 a head of 80 in place of 64
+    loses AMX, and with it 1.4 x the time of a whole run; one of 96 keeps it.
+    """
+    # A private name on which only speed depends: not among those that names.py asks for.
+    choose = getattr(sys.modules.get(getattr(backend, "__module__", "")), "_get_attn_isa", None)
+    if choose is None or cache is None:
+        return None
+    kernel: str = choose(torch.get_default_dtype(), cache.block_size, width)
+    return None if kernel.startswith("vec") else kernel
 
 
 def _attention_forward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -384,3 +385,54 @@ def test_the_bias_is_exact_where_half_precision_rounds_it():
     found = Layer.ctx_query.double().sum() * Layer.ctx_scale
     assert float(found) == pytest.approx(bias, rel=2e-5)
     assert float(Layer.ctx_query[0, 0]) * 0.125 != pytest.approx(bias, rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("amx", "dtype", "width"),
+    [(True, "bfloat16", 96), (False, "bfloat16", 80), (True, "float32", 80)],
+)
+def test_a_wider_head_keeps_the_processor_s_own_kernel(monkeypatch, amx, dtype, width):
+    import torch
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.v1.attention.backend import AttentionType
+
+    from ctx_models.engine import worker_patch
+
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch, "get_default_dtype", lambda: getattr(torch, dtype))
+    layer = {
+        "head_size": 64,
+        "cache_config": SimpleNamespace(
+            block_size=128,
+            cache_dtype="auto",
+            sliding_window=None,
+            user_specified_block_size=False,
+        ),
+        "per_layer_sliding_window": None,
+        "extra_impl_args": {},
+        "attn_type": AttentionType.DECODER,
+    }
+    config = SimpleNamespace(model_config=SimpleNamespace(is_mm_prefix_lm=False))
+    with set_current_vllm_config(VllmConfig()):
+        assert worker_patch._widened(config, layer) == width
+
+
+def test_half_precision_is_as_near_to_hf_ctx_as_unsteered(hf, questions):
+    """What bfloat16 rounds is the model's; the bias adds nothing to it."""
+    import torch
+
+    half = start(steerable=True, dtype="bfloat16")
+    [width] = half.get_model_info()["ctx"]["widened_head_size"]
+    assert width == (96 if torch.cpu._is_amx_tile_supported() else 80)
+    texts, answers = questions[::3], ["The", "The best ware of Shire", "No\n"] * 5 + ["The", "A"]
+    apart = {}
+    for name, arm in (("plain", {}), ("steered", {"alpha": 0.1})):
+        ours = log_likelihoods(put(half, **arm), texts, answers)
+        theirs = log_likelihoods(put(hf, **arm), texts, answers)
+        apart[name] = max(abs(a - b) for (a, _), (b, _) in zip(ours, theirs, strict=True))
+    assert apart["plain"] > 1e-3
+    assert apart["steered"] < 2 * apart["plain"]
+    moved = [
+        a - b for (a, _), (b, _) in zip(ours, log_likelihoods(put(hf), texts, answers), strict=True)
+    ]
+    assert max(map(abs, moved)) > 4 * apart["steered"]
