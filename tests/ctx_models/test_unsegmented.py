@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import pytest
 from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook
 from lm_eval.tasks import TaskManager
 
+from ctx_models import unsegmented
 from ctx_models.lm import CtxLM
 from ctx_models.rescore import Recorded
 from ctx_models.unsegmented import Unsegmented
@@ -185,3 +189,16 @@ def test_a_saved_answer_says_again_that_it_is_missing(checkpoint, kind):
         bootstrap_iters=0,
     )
     assert again["results"][name] == found["results"][name]
+
+
+def test_a_process_that_has_nothing_to_run_says_so(monkeypatch):
+    """One of two hundred, whose one document of all cannot be segmented."""
+
+    def everyone(_: Any, found: list[Any]) -> list[Any]:
+        return [*found, 199] if isinstance(found[0], int) else found
+
+    monkeypatch.setattr(unsegmented, "everyone", everyone)
+    lm = SimpleNamespace(cache_hook=CacheHook(None))
+    alone = Instance("generate_until", {}, (Unsegmented(SENTENCE), {}), 0, ("many", 0, 1))
+    with pytest.raises(UserError, match="start fewer processes"):
+        unsegmented.texts(lm, [alone], lambda _: pytest.fail("nothing may run"))
