@@ -114,6 +114,8 @@ def _attention_init(plain: Callable[..., None], self: Any, *args: Any, **kwargs:
     given.arguments["head_size"] = width = _widened(config, given.arguments)
     plain(*given.args, **given.kwargs)
     config.model_config.ctx_head_size = width
+    # Graphs are kept on disk by a hash of this, and another machine may widen otherwise.
+    config.additional_config.setdefault(f"{wire.NAME}_widened", {})[str(own)] = width
     self.ctx_own, self.ctx_scale, self.ctx_flags = own, scale, _FLAGS.of(config)
     channels = torch.zeros(self.num_heads, width - own, dtype=config.model_config.dtype)
     self.register_buffer("ctx_query", channels, persistent=False)

@@ -436,3 +436,12 @@ def test_half_precision_is_as_near_to_hf_ctx_as_unsteered(hf, questions):
         a - b for (a, _), (b, _) in zip(ours, log_likelihoods(put(hf), texts, answers), strict=True)
     ]
     assert max(map(abs, moved)) > 4 * apart["steered"]
+
+
+def test_a_graph_compiled_for_heads_of_another_width_is_not_taken(engine, monkeypatch):
+    """Processors with and without AMX may share the folder where vLLM keeps its graphs."""
+    config = engine.model.llm_engine.vllm_config
+    widened, before = config.additional_config["ctx_widened"], config.compute_hash()
+    assert widened == {"64": 80}
+    monkeypatch.setitem(widened, "64", 96)
+    assert config.compute_hash() != before
