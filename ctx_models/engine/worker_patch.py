@@ -138,9 +138,12 @@ def _widened(config: Any, arguments: dict[str, Any]) -> int:
     def kernel(width: int) -> str | None:
         return _kernel(backend(width), width, arguments["cache_config"])
 
+    def takes(width: int) -> bool:
+        return backend(width) is not None
+
     kept = kernel(own)
-    width = narrowest(own, lambda width: backend(width) is not None and kernel(width) == kept)
-    width = width or narrowest(own, lambda width: backend(width) is not None)
+    width = narrowest(own, lambda width: takes(width) and kept in (None, kernel(width)))
+    width = width or narrowest(own, takes)
     if width is None:
         raise ValueError(f"steering: no attention backend widens heads of {own}")
     return width
@@ -169,7 +172,7 @@ def _kernel(backend: Any, width: int, cache: Any) -> str | None:
     """The kernel of a processor's own (AMX) that vLLM's CPU backend has for heads so wide.
 
     None for its general kernels and for other backends. In bfloat16 a head of 80 in place of 64
-    loses AMX, and with it 1.4 x the time of a whole run; one of 96 keeps it.
+    loses AMX, and a whole run takes 1.4 x the time; one of 96 keeps it.
     """
     # A private name on which only speed depends: not among those that names.py asks for.
     choose = getattr(sys.modules.get(getattr(backend, "__module__", "")), "_get_attn_isa", None)

@@ -388,10 +388,17 @@ def test_the_bias_is_exact_where_half_precision_rounds_it():
 
 
 @pytest.mark.parametrize(
-    ("amx", "dtype", "width"),
-    [(True, "bfloat16", 96), (False, "bfloat16", 80), (True, "float32", 80)],
+    ("amx", "dtype", "own", "width"),
+    [
+        (True, "bfloat16", 64, 96),
+        (False, "bfloat16", 64, 80),
+        (True, "float32", 64, 80),
+        # One of 80 has no such kernel to keep, one of 96 has.
+        (True, "bfloat16", 80, 96),
+        (True, "bfloat16", 96, 128),
+    ],
 )
-def test_a_wider_head_keeps_the_processor_s_own_kernel(monkeypatch, amx, dtype, width):
+def test_a_wider_head_keeps_the_processor_s_own_kernel(monkeypatch, amx, dtype, own, width):
     import torch
     from vllm.config import VllmConfig, set_current_vllm_config
     from vllm.v1.attention.backend import AttentionType
@@ -401,7 +408,7 @@ def test_a_wider_head_keeps_the_processor_s_own_kernel(monkeypatch, amx, dtype, 
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch, "get_default_dtype", lambda: getattr(torch, dtype))
     layer = {
-        "head_size": 64,
+        "head_size": own,
         "cache_config": SimpleNamespace(
             block_size=128,
             cache_dtype="auto",
