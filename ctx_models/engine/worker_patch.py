@@ -172,7 +172,7 @@ def _kernel(backend: Any, width: int, cache: Any) -> str | None:
     """The kernel of a processor's own (AMX) that vLLM's CPU backend has for heads so wide.
 
     None for its general kernels and for other backends. In bfloat16 a head of 80 in place of 64
-    loses AMX, and a whole run takes 1.4 x the time; one of 96 keeps it.
+    loses AMX, and a whole run takes 1.5 x the time of `vllm`; one of 96 keeps it.
     """
     # A private name on which only speed depends: not among those that names.py asks for.
     choose = getattr(sys.modules.get(getattr(backend, "__module__", "")), "_get_attn_isa", None)

@@ -5,10 +5,10 @@ Run: `PYTHONPATH=. python tests/benchmarks/engines.py [--model FOLDER] [--needle
 
 Each model runs in a process of its own. Without --model a random model of SmolLM2-135M's shape with
 the bundled tokenizer, whose answers never end by themselves: all have the same work. "hf one" is
-`hf` at the harness's default, one prompt after another. Peak memory is
-that of the process and its children; on a GPU vLLM takes what it is given. On a CPU vLLM asks for
-tcmalloc (Debian: libtcmalloc-minimal4): LD_PRELOAD=libtcmalloc_minimal.so.4 before the command
-gives it to all sides.
+`hf` at the harness's default, one prompt after another. Peak memory is that of the process and its
+children; on a GPU vLLM takes what it is given. On a CPU vLLM asks for tcmalloc (Debian:
+libtcmalloc-minimal4): LD_PRELOAD=libtcmalloc_minimal.so.4 before the command gives it to all sides.
+VLLM_CPU_KVCACHE_SPACE=8 holds the keys of all prompts, also of wider heads: with less, some wait.
 """
 
 from __future__ import annotations
