@@ -59,14 +59,13 @@ def test_every_arm_answers_alike(models, questions, arm, tmp_path):
         arm = {**arm, "heads": str(tmp_path / "heads.json")}
         (tmp_path / "heads.json").write_text(json.dumps(HEADS))
     engine, hf = models
-    asked = questions[::5]
-    said = generations(put(engine, **arm), asked)
-    assert said == generations(put(hf, **arm), asked)
+    said = generations(put(engine, **arm), questions)
+    assert said == generations(put(hf, **arm), questions)
 
 
 def test_answers_are_as_likely(models, questions):
-    asked, answers = questions[::5], ["The answer", "No", "It is", "In 1851", "Because of"] * 2
+    answers = ["The answer", "No", "It is", "In 1851", "Because of"] * 10
     engine, hf = (put(model, alpha=0.5) for model in models)
-    ours, theirs = (log_likelihoods(model, asked, answers) for model in (engine, hf))
+    ours, theirs = (log_likelihoods(model, questions, answers) for model in (engine, hf))
     for (found, _), (expected, _) in zip(ours, theirs, strict=True):
         assert found == pytest.approx(expected, abs=1e-4)
